@@ -1,0 +1,261 @@
+import type { ControlBuffer } from '../memory/control-buffer.js';
+import { QUEUE_COUNT } from '../memory/control-buffer.js';
+import type { DirtyLog } from '../memory/dirty-log.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
+import { gpaOf, PAGE_SIZE } from '../memory/page.js';
+import type { PageBitmap } from '../memory/page-bitmap.js';
+import type { WordMapper } from '../memory/shared-words.js';
+import { COMMAND_ID_BYTES, FIRST_COMMAND_ID } from '../spec/command-register.js';
+import {
+  VIRTIO_BALLOON_VQ_DEFLATE,
+  VIRTIO_BALLOON_VQ_FREE_PAGE,
+  VIRTIO_BALLOON_VQ_INFLATE,
+} from '../spec/virtio-balloon.js';
+import { DeviceQueue, type DeviceQueueState, NextElement, QueueElement, type QueueFault } from '../virtqueue/device-queue.js';
+import { HintSession, type HintSink, nextCommandId } from './hint-session.js';
+import { HostRegisters, type RegisterState } from './registers.js';
+
+/** What of a device must be known at the destination for the guest's driver to go on there. */
+export interface CommandDeviceState {
+  readonly registers: RegisterState;
+  readonly queues: readonly (DeviceQueueState | null)[];
+  readonly nextId: number;
+  readonly eventIdx: boolean;
+}
+
+export interface CommandDeviceOptions {
+  readonly memory: GuestMemory;
+  readonly map: WordMapper;
+  readonly control: ControlBuffer;
+  readonly log: DirtyLog;
+  /** Pages in the balloon; all clear for a new guest, and part of a migration's contents otherwise. */
+  readonly inflated: PageBitmap;
+  /** Whether VIRTIO_F_EVENT_IDX was negotiated. */
+  readonly eventIdx: boolean;
+  /** The first id; a device that was migrated goes on from where it was. */
+  readonly firstId?: number;
+  readonly restored?: CommandDeviceState;
+}
+
+const QUEUE_INDICES = [VIRTIO_BALLOON_VQ_INFLATE, VIRTIO_BALLOON_VQ_DEFLATE, VIRTIO_BALLOON_VQ_FREE_PAGE] as const;
+
+/**
+ * The host's side of the balloon, in the command-register dialect. It belongs to one thread, the host's, which
+ * also syncs the dirty log and claims pages: that is what makes I4's critical section a matter of not awaiting.
+ *
+ * It looks at its queues when it is polled and does nothing by itself. While it is frozen (the vCPU is stopped
+ * for switchover) it writes nothing to guest RAM any more (V14).
+ */
+export class CommandDevice {
+  readonly registers: HostRegisters;
+  readonly session: HintSession = new HintSession();
+  readonly inflated: PageBitmap;
+  /** What the guest did to a ring; the device is NEEDS_RESET and its queues are dead (I6). */
+  fault: QueueFault | undefined;
+  /** Inflate and deflate entries that named no page of RAM. */
+  rejectedBalloonPages = 0;
+  #frozen = false;
+  #nextId: number;
+  readonly #options: CommandDeviceOptions;
+  readonly #queues: (DeviceQueue | undefined)[] = Array.from({ length: QUEUE_COUNT }, () => undefined);
+  readonly #elements: (QueueElement | undefined)[] = Array.from({ length: QUEUE_COUNT }, () => undefined);
+
+  constructor(options: CommandDeviceOptions) {
+    this.#options = options;
+    this.inflated = options.inflated;
+    this.registers = new HostRegisters(options.control);
+    this.#nextId = options.restored?.nextId ?? options.firstId ?? FIRST_COMMAND_ID;
+  }
+
+  /**
+   * Opens a session: a new id, REPORT_START, the interrupt. The dirty log must have been drained before (I2).
+   * Returns the id. Ids are never used twice, so no marker of an older session can start this one.
+   */
+  openSession(sink: HintSink, now: number): number {
+    const id = this.#nextId;
+    this.#nextId = nextCommandId(id);
+    this.session.open(id, sink, now);
+    this.registers.requestReport(id);
+    return id;
+  }
+
+  /** The id that the next session will have. */
+  get upcomingId(): number {
+    return this.#nextId;
+  }
+
+  /**
+   * Closes the session before a sync (I4): the id becomes the stop sign, the guest is told to stop and to take
+   * its blocks back (C13), and what is in the ring by now is returned unread as stale.
+   */
+  closeSession(now: number): void {
+    this.session.close();
+    this.registers.requestStop();
+    this.poll(now, Number.MAX_SAFE_INTEGER);
+  }
+
+  /** From here on the host writes nothing to guest RAM: the final drain is about to be, or was, done (V14). */
+  freeze(): void {
+    this.#frozen = true;
+  }
+
+  unfreeze(): void {
+    this.#frozen = false;
+  }
+
+  /** Handles up to `limit` elements of the queues; returns how many there were. */
+  poll(now: number, limit: number): number {
+    if (this.#frozen || this.fault !== undefined) {
+      return 0;
+    }
+    this.registers.takeNotified();
+    let handled = this.#pollFreePages(now, limit);
+    handled += this.#pollBalloon(VIRTIO_BALLOON_VQ_INFLATE, limit - handled);
+    handled += this.#pollBalloon(VIRTIO_BALLOON_VQ_DEFLATE, limit - handled);
+    return handled;
+  }
+
+  /** While the host polls anyway it wants no kicks. */
+  suppressNotifications(): void {
+    for (const index of QUEUE_INDICES) {
+      if (!this.#frozen) {
+        this.#queue(index)?.disableNotifications();
+      }
+    }
+  }
+
+  /** Before the host sleeps. True: there is something to do after all (Q7). */
+  armNotifications(): boolean {
+    let pending = false;
+    for (const index of QUEUE_INDICES) {
+      if (!this.#frozen && this.fault === undefined && this.#queue(index)?.enableNotifications() === true) {
+        pending = true;
+      }
+    }
+    return pending;
+  }
+
+  /** Asks the guest to bring its balloon to `pages` pages (C10). */
+  setBalloonTarget(pages: number): void {
+    this.registers.requestBallooning(pages);
+  }
+
+  saveState(): CommandDeviceState {
+    return {
+      registers: this.registers.save(QUEUE_COUNT),
+      queues: this.#queues.map((queue) => queue?.saveState() ?? null),
+      nextId: this.#nextId,
+      eventIdx: this.#options.eventIdx,
+    };
+  }
+
+  #queue(index: number): DeviceQueue | undefined {
+    const known = this.#queues[index];
+    if (known !== undefined) {
+      return known;
+    }
+    const addresses = this.registers.queue(index);
+    if (addresses === undefined) {
+      return undefined;
+    }
+    const { memory, map, log, eventIdx, restored } = this.#options;
+    const state = restored?.queues[index] ?? undefined;
+    const queue = new DeviceQueue(memory, map, log, addresses, eventIdx, state);
+    this.#queues[index] = queue;
+    this.#elements[index] = new QueueElement(Math.max(1, addresses.size));
+    return queue;
+  }
+
+  #pollFreePages(now: number, limit: number): number {
+    const queue = this.#queue(VIRTIO_BALLOON_VQ_FREE_PAGE);
+    if (queue === undefined) {
+      return 0;
+    }
+    const element = this.#elements[VIRTIO_BALLOON_VQ_FREE_PAGE]!;
+    const { session } = this;
+    let handled = 0;
+    while (handled < limit && (queue.batch > 0 || queue.refresh())) {
+      const batch = Math.min(queue.batch, limit - handled);
+      for (let i = 0; i < batch; i += 1) {
+        if (queue.next(element) !== NextElement.element) {
+          break;
+        }
+        // Every segment of an element counts (V10).
+        for (let s = 0; s < element.segmentCount; s += 1) {
+          const gpa = element.gpa[s]!;
+          const lengthBytes = element.lengthBytes[s]!;
+          if (element.writable[s] !== 0) {
+            session.range(gpa, lengthBytes, now);
+          } else {
+            session.marker(lengthBytes, lengthBytes === COMMAND_ID_BYTES ? queue.readLe32(gpa) : 0, now);
+          }
+        }
+        queue.pushUsed(element.head, 0);
+        handled += 1;
+      }
+      queue.publishUsed();
+      if (queue.needsInterrupt()) {
+        this.registers.interruptQueue(VIRTIO_BALLOON_VQ_FREE_PAGE);
+      }
+      if (queue.fault !== undefined) {
+        break;
+      }
+    }
+    this.#checkFault(queue);
+    return handled;
+  }
+
+  /** Inflate: the page is discarded (it reads as zeroes) and needs no sending. Deflate: it is RAM again. */
+  #pollBalloon(index: number, limit: number): number {
+    const queue = this.#queue(index);
+    if (queue === undefined || limit <= 0) {
+      return 0;
+    }
+    const element = this.#elements[index]!;
+    let handled = 0;
+    while (handled < limit && queue.refresh()) {
+      if (queue.next(element) !== NextElement.element) {
+        break;
+      }
+      for (let s = 0; s < element.segmentCount; s += 1) {
+        if (element.writable[s] === 0) {
+          this.#balloonPages(queue, element.gpa[s]!, element.lengthBytes[s]!, index === VIRTIO_BALLOON_VQ_INFLATE);
+        }
+      }
+      queue.pushUsed(element.head, 0);
+      queue.publishUsed();
+      if (queue.needsInterrupt()) {
+        this.registers.interruptQueue(index);
+      }
+      handled += 1;
+    }
+    this.#checkFault(queue);
+    return handled;
+  }
+
+  #balloonPages(queue: DeviceQueue, gpa: number, lengthBytes: number, inflate: boolean): void {
+    const { memory, log } = this.#options;
+    for (let at = 0; at + 4 <= lengthBytes; at += 4) {
+      const pfn = queue.readLe32(gpa + at);
+      const segment = memory.segmentOf(gpaOf(pfn), PAGE_SIZE);
+      if (segment === undefined) {
+        this.rejectedBalloonPages += 1;
+      } else if (inflate) {
+        this.inflated.set(pfn);
+        const offset = gpaOf(pfn) - segment.startGpa;
+        segment.bytes.fill(0, offset, offset + PAGE_SIZE);
+        log.mark(pfn); // what the host writes is logged too, after the write (I1, V14)
+      } else {
+        this.inflated.clear(pfn);
+      }
+    }
+  }
+
+  #checkFault(queue: DeviceQueue): void {
+    if (queue.fault !== undefined && this.fault === undefined) {
+      this.fault = queue.fault;
+      this.session.close();
+      this.registers.needsReset();
+    }
+  }
+}

@@ -1,0 +1,242 @@
+import {
+  ACTUAL,
+  CMD_ID_REG,
+  CMD_REG,
+  type ControlBuffer,
+  DEVICE_STATUS,
+  INTERRUPT_CONFIG,
+  interruptOfQueue,
+  NUM_PAGES,
+  QUEUE_NOTIFIED,
+  QUEUE_WORDS,
+  QUEUES,
+  UNREQUESTED_ACKS,
+} from '../memory/control-buffer.js';
+import {
+  ACTUAL_OFFSET,
+  BALLOONING,
+  CMD_ID_REG_OFFSET,
+  CMD_REG_OFFSET,
+  NUM_PAGES_OFFSET,
+  REPORT_START,
+  REPORT_STOP,
+  STOP_SIGN,
+} from '../spec/command-register.js';
+import { VIRTIO_CONFIG_S_NEEDS_RESET } from '../spec/virtio-ring.js';
+import type { QueueAddresses } from '../virtqueue/layout.js';
+import { countExit, ExitFeature, type ExitFeatureValue, ExitKind } from './exits.js';
+
+/**
+ * What a driver can do to its device. Each call is a VM exit: it is carried out by host code, and costs the
+ * guest a trap. `feature` says on whose account the exit goes.
+ */
+export interface DevicePort {
+  readConfig(offset: number, feature: ExitFeatureValue): number;
+  writeConfig(offset: number, value: number, feature: ExitFeatureValue): void;
+  kick(queue: number, feature: ExitFeatureValue): void;
+  setQueue(queue: number, addresses: QueueAddresses): void;
+}
+
+/**
+ * The trap handlers: host code that runs on the vCPU's own thread, as QEMU's does, so that an exit costs no
+ * trip to the main thread.
+ *
+ * "All the writes to the register are performed in QEMU, and we can keep things work in a correct way there":
+ * an acknowledgement clears, in one atomic step, those of its bits that were requested, and leaves a bit that
+ * the host sets a moment later alone.
+ */
+export class VcpuTraps implements DevicePort {
+  readonly #control: ControlBuffer;
+
+  constructor(control: ControlBuffer) {
+    this.#control = control;
+  }
+
+  readConfig(offset: number, feature: ExitFeatureValue): number {
+    const { words } = this.#control;
+    countExit(words, feature, ExitKind.configRead);
+    switch (offset) {
+      case CMD_REG_OFFSET:
+        return words.load(CMD_REG);
+      case CMD_ID_REG_OFFSET:
+        return words.load(CMD_ID_REG) >>> 0;
+      case NUM_PAGES_OFFSET:
+        return words.load(NUM_PAGES) >>> 0;
+      case ACTUAL_OFFSET:
+        return words.load(ACTUAL) >>> 0;
+      default:
+        return 0;
+    }
+  }
+
+  writeConfig(offset: number, value: number, feature: ExitFeatureValue): void {
+    const { words } = this.#control;
+    countExit(words, feature, ExitKind.configWrite);
+    if (offset === CMD_REG_OFFSET) {
+      const requested = words.and(CMD_REG, ~value); // pairs with the host's `or` in HostRegisters
+      if ((value & ~requested) !== 0) {
+        words.add(UNREQUESTED_ACKS, 1);
+      }
+    } else if (offset === ACTUAL_OFFSET) {
+      words.store(ACTUAL, value | 0);
+    }
+    // cmd_id_reg and num_pages are the host's: a guest's write to them changes nothing.
+  }
+
+  kick(queue: number, feature: ExitFeatureValue): void {
+    countExit(this.#control.words, feature, ExitKind.kick);
+    this.#control.words.or(QUEUE_NOTIFIED, 1 << queue);
+    this.#control.ringHost();
+  }
+
+  setQueue(queue: number, addresses: QueueAddresses): void {
+    const { words } = this.#control;
+    const at = QUEUES + queue * QUEUE_WORDS;
+    const write = (index: number, gpa: number) => {
+      countExit(words, ExitFeature.setup, ExitKind.configWrite);
+      const high = Math.floor(gpa / 0x1_0000_0000);
+      words.store(index, (gpa - high * 0x1_0000_0000) | 0);
+      words.store(index + 1, high);
+    };
+    write(at, addresses.descGpa);
+    write(at + 2, addresses.availGpa);
+    write(at + 4, addresses.usedGpa);
+    countExit(words, ExitFeature.setup, ExitKind.configWrite);
+    words.store(at + 6, addresses.size);
+    words.store(at + 7, 1);
+  }
+}
+
+/** Registers that travel with the device state. */
+export interface RegisterState {
+  cmdReg: number;
+  cmdId: number;
+  numPages: number;
+  actual: number;
+  status: number;
+  queues: (QueueAddresses | null)[];
+}
+
+/** The host's own access to the registers; no exit, it is the host's memory. */
+export class HostRegisters {
+  readonly #control: ControlBuffer;
+
+  constructor(control: ControlBuffer) {
+    this.#control = control;
+  }
+
+  /**
+   * "host requests the guest to start reporting": the id first, then the bit, then the interrupt (C1).
+   *
+   * A stop that was not acknowledged yet is withdrawn: the new id supersedes it. Were it left standing, a guest
+   * that acknowledges an older start, and so reads the new id, would take that stop for one of this report.
+   */
+  requestReport(id: number): void {
+    this.#control.words.and(CMD_REG, ~REPORT_STOP);
+    this.#control.words.store(CMD_ID_REG, id | 0);
+    this.#request(REPORT_START);
+  }
+
+  /** "host requests the guest to stop reporting" (C7). A guest that reads the id from now on finds the stop sign. */
+  requestStop(): void {
+    this.invalidateId();
+    this.#request(REPORT_STOP);
+  }
+
+  /** No report under any id is wanted any more. The first step of closing a session (I4). */
+  invalidateId(): void {
+    this.#control.words.store(CMD_ID_REG, STOP_SIGN);
+  }
+
+  /** "host requests the guest to start ballooning" (C10); `pages` is what the balloon shall hold. */
+  requestBallooning(pages: number): void {
+    this.#control.words.store(NUM_PAGES, pages | 0);
+    this.#request(BALLOONING);
+  }
+
+  #request(bit: number): void {
+    this.#control.words.or(CMD_REG, bit);
+    this.#control.interrupt(INTERRUPT_CONFIG);
+  }
+
+  interruptQueue(queue: number): void {
+    this.#control.interrupt(interruptOfQueue(queue));
+  }
+
+  /** § 2.1.2: tells the driver that the device can't go on by itself. */
+  needsReset(): void {
+    this.#control.words.or(DEVICE_STATUS, VIRTIO_CONFIG_S_NEEDS_RESET);
+    this.#control.interrupt(INTERRUPT_CONFIG);
+  }
+
+  /** Takes the set of queues that were kicked since the last call, a bit each. */
+  takeNotified(): number {
+    return this.#control.words.exchange(QUEUE_NOTIFIED, 0);
+  }
+
+  /** Bits that the guest has not acknowledged yet. */
+  get pending(): number {
+    return this.#control.words.load(CMD_REG);
+  }
+
+  /** Pages that the guest's balloon holds, as it last said. */
+  get actual(): number {
+    return this.#control.words.load(ACTUAL) >>> 0;
+  }
+
+  get unrequestedAcks(): number {
+    return this.#control.words.load(UNREQUESTED_ACKS) >>> 0;
+  }
+
+  /** Where the driver has put a queue; undefined until it has. */
+  queue(queue: number): QueueAddresses | undefined {
+    const { words } = this.#control;
+    const at = QUEUES + queue * QUEUE_WORDS;
+    if (words.load(at + 7) === 0) {
+      return undefined;
+    }
+    const gpa = (index: number) => (words.load(index) >>> 0) + (words.load(index + 1) >>> 0) * 0x1_0000_0000;
+    return { descGpa: gpa(at), availGpa: gpa(at + 2), usedGpa: gpa(at + 4), size: words.load(at + 6) };
+  }
+
+  save(queueCount: number): RegisterState {
+    const { words } = this.#control;
+    return {
+      cmdReg: words.load(CMD_REG),
+      cmdId: words.load(CMD_ID_REG) >>> 0,
+      numPages: words.load(NUM_PAGES) >>> 0,
+      actual: words.load(ACTUAL) >>> 0,
+      status: words.load(DEVICE_STATUS),
+      queues: Array.from({ length: queueCount }, (_, i) => this.queue(i) ?? null),
+    };
+  }
+
+  /** Puts a saved state in place. A request that was pending at the source is pending here, interrupt included. */
+  restore(state: RegisterState): void {
+    const { words } = this.#control;
+    words.store(CMD_ID_REG, state.cmdId | 0);
+    words.store(NUM_PAGES, state.numPages | 0);
+    words.store(ACTUAL, state.actual | 0);
+    words.store(DEVICE_STATUS, state.status);
+    words.store(CMD_REG, state.cmdReg);
+    state.queues.forEach((addresses, queue) => {
+      if (addresses !== null) {
+        restoreQueue(words, queue, addresses);
+      }
+    });
+    if (state.cmdReg !== 0) {
+      this.#control.interrupt(INTERRUPT_CONFIG);
+    }
+  }
+}
+
+function restoreQueue(words: ControlBuffer['words'], queue: number, addresses: QueueAddresses): void {
+  const at = QUEUES + queue * QUEUE_WORDS;
+  [addresses.descGpa, addresses.availGpa, addresses.usedGpa].forEach((gpa, i) => {
+    const high = Math.floor(gpa / 0x1_0000_0000);
+    words.store(at + i * 2, (gpa - high * 0x1_0000_0000) | 0);
+    words.store(at + i * 2 + 1, high);
+  });
+  words.store(at + 6, addresses.size);
+  words.store(at + 7, 1);
+}

@@ -1,0 +1,54 @@
+import { equalBytes } from '../memory/byte-ops.js';
+import { MIB, PAGE_SIZE } from '../memory/page.js';
+
+const POOL_BYTES = MIB;
+
+/** Marsaglia's xorshift32: small, fast and reproducible; never 0. */
+export function xorshift32(state: number): number {
+  state ^= state << 13;
+  state ^= state >>> 17;
+  state ^= state << 5;
+  return state >>> 0;
+}
+
+/**
+ * What pages hold. A page's contents follow from its pfn and a version, so that the guest can say at any time
+ * what a page must hold without keeping a copy: 4088 bytes out of a pool of pseudo-random ones, at a place that
+ * pfn and version choose, behind 8 bytes of pfn and version themselves.
+ */
+export class PageContent {
+  readonly #pool: Uint8Array;
+  readonly #page: Uint8Array = new Uint8Array(PAGE_SIZE);
+  readonly #pageWords: Uint32Array = new Uint32Array(this.#page.buffer);
+
+  /** The same seed makes the same contents. */
+  constructor(seed: number) {
+    const words = new Uint32Array((POOL_BYTES + PAGE_SIZE) / 4);
+    let state = xorshift32((seed ^ 0x9e37_79b9) >>> 0 || 1);
+    for (let i = 0; i < words.length; i += 1) {
+      state = xorshift32(state);
+      words[i] = state;
+    }
+    this.#pool = new Uint8Array(words.buffer);
+  }
+
+  /** Writes the page's contents into `bytes` from `byteOffset`. */
+  writeInto(bytes: Uint8Array, byteOffset: number, pfn: number, version: number): void {
+    this.#compose(pfn, version);
+    bytes.set(this.#page, byteOffset);
+  }
+
+  /** Whether `page` (4096 bytes) holds what it must. */
+  matches(page: Uint8Array, pfn: number, version: number): boolean {
+    this.#compose(pfn, version);
+    return equalBytes(this.#page, page);
+  }
+
+  #compose(pfn: number, version: number): void {
+    const hash = Math.imul(Math.imul(pfn, 0x9e37_79b1) ^ version, 0x85eb_ca6b) >>> 0;
+    const from = (hash % (POOL_BYTES / 8)) * 8;
+    this.#page.set(this.#pool.subarray(from, from + PAGE_SIZE));
+    this.#pageWords[0] = pfn;
+    this.#pageWords[1] = version;
+  }
+}

@@ -1,0 +1,141 @@
+import { LacunaError } from '../errors.js';
+import { zeroMemory } from '../memory/memory-pool.js';
+import type { SharedGuestMemory } from '../memory/guest-memory.js';
+import { GIB, gpaOf, MIB, PAGE_SIZE } from '../memory/page.js';
+import { bitmapWords, PageBitmap, type PageRun } from '../memory/page-bitmap.js';
+import { q35Blocks, type RamBlock, RamLayout } from '../memory/ram-layout.js';
+import type { WordMapper } from '../memory/shared-words.js';
+import type { PageContent } from './content.js';
+import { metadataPages } from './metadata.js';
+
+/** What free pages hold: as the capture says, zeroes, or what was there before they were freed. */
+export const FREE_MEMORY_MODES = ['captured', 'zero', 'data'] as const;
+export type FreeMemoryMode = (typeof FREE_MEMORY_MODES)[number];
+
+/**
+ * A machine's memory map: which pages are free and which hold zeroes. It can be posted to a thread.
+ * The bitmaps are laid out as {@link PageBitmap}'s, a bit for each pfn below the layout's span.
+ */
+export interface GuestImage {
+  readonly name: string;
+  readonly blocks: readonly RamBlock[];
+  readonly free: SharedArrayBuffer;
+  readonly zero: SharedArrayBuffer;
+}
+
+/** The two bitmaps of an image. */
+export function imageBitmaps(map: WordMapper, image: GuestImage): { free: PageBitmap; zero: PageBitmap } {
+  const { pfnSpan } = new RamLayout(image.blocks);
+  const words = bitmapWords(pfnSpan);
+  return {
+    free: new PageBitmap(map.words(image.free, 0, words), pfnSpan),
+    zero: new PageBitmap(map.words(image.zero, 0, words), pfnSpan),
+  };
+}
+
+/** An image with nothing free and nothing zero, for the caller to fill in. */
+export function emptyImage(name: string, blocks: readonly RamBlock[]): GuestImage {
+  const bytes = bitmapWords(new RamLayout(blocks).pfnSpan) * 4;
+  return { name, blocks, free: new SharedArrayBuffer(bytes), zero: new SharedArrayBuffer(bytes) };
+}
+
+export interface SyntheticOptions {
+  readonly memoryBytes: number;
+  /** Share of memory that is free, 0 … 0.95. */
+  readonly freeShare: number;
+  /** Pages of each free run, and hence how fragmented the free memory is. */
+  readonly freeRunPages: number;
+}
+
+/** A made-up machine: free runs of one length, spread evenly over its memory; a part of them holds zeroes. */
+export function syntheticImage(map: WordMapper, options: SyntheticOptions): GuestImage {
+  const { memoryBytes, freeShare, freeRunPages } = options;
+  if (!Number.isSafeInteger(memoryBytes) || memoryBytes % PAGE_SIZE !== 0 || memoryBytes < 8 * MIB) {
+    throw new LacunaError('GUEST_TOO_SMALL', `a guest of ${memoryBytes} bytes: whole pages, and at least 8 MiB`);
+  }
+  if (!(freeShare >= 0 && freeShare <= 0.95) || !Number.isInteger(freeRunPages) || freeRunPages < 1) {
+    throw new LacunaError('INVALID_ARGUMENT', 'the free share is 0 to 0.95, in runs of at least one page');
+  }
+  const image = emptyImage(`synthetic-${memoryBytes >= GIB ? `${memoryBytes / GIB}g` : `${memoryBytes / MIB}m`}`, q35Blocks(memoryBytes));
+  const layout = new RamLayout(image.blocks);
+  const { free } = imageBitmaps(map, image);
+  // The first pages stay in use: the guest's own tables go there.
+  const first = metadataPages({ pfnSpan: layout.pfnSpan, ringSize: 32768 }) + 64;
+  const wanted = Math.floor(layout.pageCount * freeShare);
+  const period = freeShare === 0 ? Number.POSITIVE_INFINITY : Math.max(freeRunPages + 1, Math.floor(freeRunPages / freeShare));
+  let made = 0;
+  for (const segment of layout.segments) {
+    const end = segment.firstPfn + segment.pageCount;
+    for (let pfn = Math.max(first, segment.firstPfn); pfn + freeRunPages <= end && made < wanted; pfn += period) {
+      made += free.setRange(pfn, freeRunPages);
+    }
+  }
+  return image;
+}
+
+/** Pages that the kernel never frees lie below this in every capture; metadata goes into the longest used run. */
+export function findMetadataPlace(map: WordMapper, image: GuestImage, ringSize: number): number {
+  const layout = new RamLayout(image.blocks);
+  const pages = metadataPages({ pfnSpan: layout.pfnSpan, ringSize });
+  const { free } = imageBitmaps(map, image);
+  let best = -1;
+  let bestPages = 0;
+  for (const segment of layout.segments) {
+    const end = segment.firstPfn + segment.pageCount;
+    for (let pfn = free.nextClear(segment.firstPfn, end); pfn < end; ) {
+      const runEnd = free.nextSet(pfn, end);
+      if (runEnd - pfn > bestPages) {
+        best = pfn;
+        bestPages = runEnd - pfn;
+      }
+      pfn = free.nextClear(runEnd, end);
+    }
+  }
+  if (bestPages < pages) {
+    throw new LacunaError(
+      'GUEST_TOO_SMALL',
+      `${image.name}: the guest's own tables take ${pages} pages in one piece and its longest run of used pages is ${bestPages}`,
+    );
+  }
+  return gpaOf(best);
+}
+
+/** The version of what free pages hold where they hold old data. */
+const OLD_DATA_VERSION = 0x0100_0000;
+/** The version of what used pages hold at first. */
+export const FIRST_VERSION = 1;
+
+/**
+ * Fills a machine's memory: used pages with pseudo-random contents or zeroes as the image says, free ones by
+ * `mode`. Untimed; the memory need not have been reset.
+ */
+export function fillMemory(
+  map: WordMapper,
+  memory: SharedGuestMemory,
+  image: GuestImage,
+  content: PageContent,
+  mode: FreeMemoryMode,
+): void {
+  zeroMemory(memory);
+  const { free, zero } = imageBitmaps(map, image);
+  const run: PageRun = { pfn: 0, pageCount: 0 };
+  for (const segment of memory.segments) {
+    const end = segment.firstPfn + segment.pageCount;
+    // Run by run of pages that are alike in being free or not.
+    for (let pfn = segment.firstPfn; pfn < end; ) {
+      const isFree = free.test(pfn);
+      run.pfn = pfn;
+      run.pageCount = (isFree ? free.nextClear(pfn, end) : free.nextSet(pfn, end)) - pfn;
+      pfn += run.pageCount;
+      if (isFree && mode === 'zero') {
+        continue;
+      }
+      const version = isFree ? OLD_DATA_VERSION : FIRST_VERSION;
+      for (let page = run.pfn; page < run.pfn + run.pageCount; page += 1) {
+        if ((isFree && mode === 'data') || !zero.test(page)) {
+          content.writeInto(segment.bytes, (page - segment.firstPfn) * PAGE_SIZE, page, version);
+        }
+      }
+    }
+  }
+}

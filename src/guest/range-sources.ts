@@ -1,0 +1,124 @@
+import type { FreeRangeSource } from '../balloon/report-driver.js';
+import type { PageBitmap, PageRun } from '../memory/page-bitmap.js';
+import type { RamLayout } from '../memory/ram-layout.js';
+import { type BuddyAllocator, cutIntoBlocks, MAX_ORDER } from './buddy-allocator.js';
+
+/**
+ * *walk*: scans the allocator's free bitmap, as the mail's series walked the free lists under the allocator's
+ * lock. (One vCPU runs the guest here, so a step of the driver has the allocator to itself.) Nothing is
+ * allocated and nothing written; a page may be taken and written the moment after, and the host's dirty log
+ * says so (I3).
+ *
+ * With a smallest order above 0 only naturally aligned blocks of that size and more are reported: each run of
+ * free pages without its unaligned ends, which is what the buddy allocator holds of it at that order and above.
+ */
+export class WalkSource implements FreeRangeSource {
+  readonly waitsForRing = true;
+  position = 0;
+  readonly #free: PageBitmap;
+  readonly #layout: RamLayout;
+  readonly #blockPages: number;
+
+  constructor(free: PageBitmap, layout: RamLayout, minOrder: number) {
+    this.#free = free;
+    this.#layout = layout;
+    this.#blockPages = 2 ** minOrder;
+  }
+
+  begin(): void {
+    this.position = 0;
+  }
+
+  nextInto(out: PageRun): boolean {
+    while (this.#free.nextRunInto(out, this.position)) {
+      // A range stays within one segment of RAM.
+      const segment = this.#layout.segmentOfPfn(out.pfn);
+      if (segment === undefined) {
+        this.position = out.pfn + out.pageCount;
+        continue;
+      }
+      const end = Math.min(out.pfn + out.pageCount, segment.firstPfn + segment.pageCount);
+      this.position = end;
+      const from = Math.ceil(out.pfn / this.#blockPages) * this.#blockPages;
+      const to = Math.floor(end / this.#blockPages) * this.#blockPages;
+      if (to > from) {
+        out.pfn = from;
+        out.pageCount = to - from;
+        return true;
+      }
+    }
+    out.pageCount = 0;
+    return false;
+  }
+
+  dropped(): void {}
+
+  release(): void {}
+}
+
+/**
+ * *hold*: allocates blocks, largest first, and keeps them until the host says stop or memory runs short, as
+ * Linux's virtio_balloon does. Held pages are not used meanwhile, so a hint stays true.
+ */
+export class HoldSource implements FreeRangeSource {
+  readonly waitsForRing = false;
+  /** Unused: a hold goes on from what the allocator has left. */
+  position = 0;
+  readonly #allocator: BuddyAllocator;
+  readonly #held: PageBitmap;
+  readonly #minOrder: number;
+  readonly #keepPages: number;
+  readonly #run: PageRun = { pfn: 0, pageCount: 0 };
+
+  /** `keepPages` are left to the guest: it must be able to run while its memory is held. */
+  constructor(allocator: BuddyAllocator, held: PageBitmap, minOrder: number, keepPages: number) {
+    this.#allocator = allocator;
+    this.#held = held;
+    this.#minOrder = minOrder;
+    this.#keepPages = keepPages;
+  }
+
+  begin(): void {}
+
+  nextInto(out: PageRun): boolean {
+    const order = this.#allocator.largestOrder();
+    if (order < this.#minOrder || this.#allocator.freePages - 2 ** order < this.#keepPages) {
+      out.pageCount = 0;
+      return false;
+    }
+    out.pfn = this.#allocator.allocate(order);
+    out.pageCount = 2 ** order;
+    this.#held.setRange(out.pfn, out.pageCount);
+    return true;
+  }
+
+  dropped(range: PageRun): void {
+    this.#giveBack(range.pfn, range.pageCount);
+  }
+
+  release(): void {
+    for (let from = 0; this.#held.nextRunInto(this.#run, from); from = this.#run.pfn + this.#run.pageCount) {
+      this.#giveBack(this.#run.pfn, this.#run.pageCount);
+    }
+  }
+
+  /** Memory runs short: gives back one block. False if none is held. (D7: any time.) */
+  shrink(): boolean {
+    if (!this.#held.nextRunInto(this.#run, 0)) {
+      return false;
+    }
+    let done = false;
+    cutIntoBlocks(this.#run.pfn, Math.min(this.#run.pageCount, 2 ** MAX_ORDER), (pfn, order) => {
+      if (!done) {
+        this.#giveBack(pfn, 2 ** order);
+        done = true;
+      }
+    });
+    return true;
+  }
+
+  #giveBack(pfn: number, pageCount: number): void {
+    this.#held.clearRange(pfn, pageCount);
+    this.#allocator.releaseRun(pfn, pageCount);
+  }
+}

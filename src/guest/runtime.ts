@@ -1,0 +1,341 @@
+import { BalloonDriver, type BalloonDriverState, type BalloonPages } from '../balloon/balloon-driver.js';
+import { CommandDriver, type CommandDriverState, mailFeatures } from '../balloon/command-driver.js';
+import type { DevicePort } from '../balloon/registers.js';
+import { ReportDriver, type ReportDriverState, ReportStep } from '../balloon/report-driver.js';
+import {
+  type ControlBuffer,
+  FREE_PAGES,
+  INTERRUPT_CONFIG,
+  INTERRUPTS,
+  PAGES_DROPPED,
+  PAGES_WRITTEN,
+  RANGES_DROPPED,
+  RANGES_REPORTED,
+} from '../memory/control-buffer.js';
+import { DirtyLog } from '../memory/dirty-log.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
+import { PAGE_SIZE, pfnOf } from '../memory/page.js';
+import { bitmapWords, PageBitmap } from '../memory/page-bitmap.js';
+import type { WordMapper } from '../memory/shared-words.js';
+import type { WriteOracle } from '../memory/write-oracle.js';
+import {
+  VIRTIO_BALLOON_VQ_DEFLATE,
+  VIRTIO_BALLOON_VQ_FREE_PAGE,
+  VIRTIO_BALLOON_VQ_INFLATE,
+} from '../spec/virtio-balloon.js';
+import { DriverQueue, type DriverQueueState } from '../virtqueue/driver-queue.js';
+import { BuddyAllocator } from './buddy-allocator.js';
+import type { PageContent } from './content.js';
+import { GuestRam } from './guest-ram.js';
+import { FIRST_VERSION, type GuestImage, imageBitmaps } from './image.js';
+import { LEDGER_METADATA, LEDGER_ZERO, Ledger } from './ledger.js';
+import { type GuestMetadata, layOutMetadata, WORKLOAD_SLOTS } from './metadata.js';
+import { HoldSource, WalkSource } from './range-sources.js';
+import { Workload, type WorkloadSpec, type WorkloadState } from './workload.js';
+
+/** The two ways in which a guest finds its free pages. */
+export const REPORT_MODES = ['walk', 'hold'] as const;
+export type ReportMode = (typeof REPORT_MODES)[number];
+
+/** How the guest is built and what it does. The same at the source and at the destination. */
+export interface GuestConfig {
+  readonly metadataGpa: number;
+  readonly ringSize: number;
+  readonly eventIdx: boolean;
+  readonly reportMode: ReportMode;
+  /** Smallest order that is reported, 0 … 10. */
+  readonly minOrder: number;
+  /** How long a report waits for room in the ring, in all. */
+  readonly ringDeadlineMs: number;
+  readonly workload: WorkloadSpec;
+  readonly seed: number;
+}
+
+/** The vCPU's registers: what of the guest does not lie in its RAM. */
+export interface VcpuRegisters {
+  readonly config: GuestConfig;
+  readonly command: CommandDriverState;
+  readonly report: ReportDriverState;
+  readonly balloon: BalloonDriverState;
+  readonly queues: readonly DriverQueueState[];
+  readonly workload: WorkloadState;
+}
+
+export interface GuestRuntimeOptions {
+  readonly map: WordMapper;
+  readonly memory: GuestMemory;
+  readonly log: DirtyLog;
+  readonly control: ControlBuffer;
+  readonly port: DevicePort;
+  readonly config: GuestConfig;
+  readonly content: PageContent;
+  readonly oracle?: WriteOracle | undefined;
+}
+
+/** The result of a self-check. */
+export interface SelfCheck {
+  readonly pages: number;
+  readonly badPages: number;
+  /** The first page that is not what it must be; -1: none, -2: the allocator's state is inconsistent. */
+  readonly badPfn: number;
+}
+
+/** Ranges that a slice of a report puts on the ring; the workload and interrupts get their turn in between. */
+const RANGES_PER_STEP = 512;
+/** Pages that *hold* and the balloon leave to the guest. */
+const RESERVE_PAGES = 256;
+
+/**
+ * The built-in guest: one vCPU that answers interrupts, drives the balloon, and works. Each {@link step} is a
+ * slice; between two of them the guest is at a safe point, where no write is without its mark (I2).
+ */
+export class GuestRuntime {
+  readonly allocator: BuddyAllocator;
+  readonly ledger: Ledger;
+  readonly report: ReportDriver;
+  readonly held: PageBitmap;
+  readonly ballooned: PageBitmap;
+  readonly #options: GuestRuntimeOptions;
+  readonly #metadata: GuestMetadata;
+  readonly #command: CommandDriver;
+  readonly #balloon: BalloonDriver;
+  readonly #workload: Workload;
+  readonly #queues: readonly DriverQueue[];
+  readonly #hold: HoldSource | undefined;
+  #shownPagesWritten = 0;
+  #shownRanges = 0;
+  #shownDropped = 0;
+  #shownPagesDropped = 0;
+
+  private constructor(options: GuestRuntimeOptions, image: GuestImage | undefined, registers: VcpuRegisters | undefined) {
+    this.#options = options;
+    const { map, memory, log, config, port, oracle } = options;
+    const { pfnSpan } = memory.layout;
+    const ram = new GuestRam(memory, map, log);
+    const metadata = layOutMetadata(config.metadataGpa, { pfnSpan, ringSize: config.ringSize });
+    this.#metadata = metadata;
+    if (image !== undefined) {
+      clearMetadata(memory, metadata);
+      log.markRange(pfnOf(metadata.gpa), metadata.lengthBytes / PAGE_SIZE);
+    }
+    this.allocator = new BuddyAllocator(ram, metadata.allocator, pfnSpan);
+    this.ledger = new Ledger(ram, options.content, metadata.ledgerGpa, pfnSpan, oracle);
+    this.held = ram.bitmap(metadata.heldGpa, pfnSpan);
+    this.ballooned = ram.bitmap(metadata.balloonedGpa, pfnSpan);
+    if (image !== undefined) {
+      this.#boot(image);
+    }
+    const wrote = (gpa: number, lengthBytes: number): void => ram.wrote(gpa, lengthBytes);
+    const queue = (i: number, addresses: GuestMetadata['freePageQueue']): DriverQueue =>
+      new DriverQueue(memory, map, log, addresses, config.eventIdx, registers?.queues[i]);
+    const freePageQueue = queue(0, metadata.freePageQueue);
+    const inflateQueue = queue(1, metadata.inflateQueue);
+    const deflateQueue = queue(2, metadata.deflateQueue);
+    this.#queues = [freePageQueue, inflateQueue, deflateQueue];
+    if (config.reportMode === 'hold') {
+      this.#hold = new HoldSource(this.allocator, this.held, config.minOrder, RESERVE_PAGES);
+    }
+    this.report = new ReportDriver({
+      port,
+      queue: freePageQueue,
+      memory,
+      markersGpa: metadata.markersGpa,
+      wrote,
+      source: this.#hold ?? new WalkSource(this.allocator.free, memory.layout, config.minOrder),
+      ringDeadlineMs: config.ringDeadlineMs,
+      rangesPerStep: RANGES_PER_STEP,
+      observer: oracle,
+      restored: registers?.report,
+    });
+    this.#balloon = new BalloonDriver({
+      port,
+      inflateQueue,
+      deflateQueue,
+      memory,
+      arrayGpa: metadata.balloonArrayGpa,
+      wrote,
+      pages: this.#balloonPages(),
+      restored: registers?.balloon,
+    });
+    this.#command = new CommandDriver(port, mailFeatures(this.report, this.#balloon), registers?.command);
+    this.#workload = new Workload(config.workload, this.#workloadHost(ram), config.seed, registers?.workload);
+    if (registers === undefined) {
+      for (const driverQueue of this.#queues) {
+        driverQueue.disableInterrupts();
+      }
+      port.setQueue(VIRTIO_BALLOON_VQ_FREE_PAGE, metadata.freePageQueue);
+      port.setQueue(VIRTIO_BALLOON_VQ_INFLATE, metadata.inflateQueue);
+      port.setQueue(VIRTIO_BALLOON_VQ_DEFLATE, metadata.deflateQueue);
+    }
+    this.#showCounters();
+  }
+
+  /** A guest from a memory map; its memory was filled by `fillMemory` for the same image. */
+  static boot(options: GuestRuntimeOptions, image: GuestImage): GuestRuntime {
+    return new GuestRuntime(options, image, undefined);
+  }
+
+  /** The same guest going on from migrated memory and registers. */
+  static resume(options: Omit<GuestRuntimeOptions, 'config'>, registers: VcpuRegisters): GuestRuntime {
+    return new GuestRuntime({ ...options, config: registers.config }, undefined, registers);
+  }
+
+  saveRegisters(): VcpuRegisters {
+    return {
+      config: this.#options.config,
+      command: this.#command.saveState(),
+      report: this.report.saveState(),
+      balloon: this.#balloon.saveState(),
+      queues: this.#queues.map((queue) => queue.saveState()),
+      workload: this.#workload.saveState(),
+    };
+  }
+
+  /** One slice. Milliseconds until the vCPU has something to do if nothing interrupts it; 0: at once. */
+  step(now: number): number {
+    const lines = this.#options.control.words.exchange(INTERRUPTS, 0);
+    if ((lines & INTERRUPT_CONFIG) !== 0) {
+      this.#command.interrupt();
+    }
+    while (this.#command.busy) {
+      this.#command.step();
+    }
+    const report = this.report.step(now);
+    const ballooning = this.#balloon.busy && this.#balloon.step();
+    const idleMs = this.#workload.step(now);
+    this.#showCounters();
+    if (report === ReportStep.working || ballooning) {
+      return 0;
+    }
+    // A full ring is looked at again every millisecond, for its deadline; the interrupt comes sooner.
+    return report === ReportStep.waiting ? Math.min(1, idleMs) : idleMs;
+  }
+
+  /** Looks at every page that the guest uses. */
+  selfCheck(): SelfCheck {
+    const { layout } = this.#options.memory;
+    let pages = 0;
+    let badPages = 0;
+    let badPfn = this.allocator.inconsistency() === undefined ? -1 : -2;
+    for (const segment of layout.segments) {
+      for (let pfn = segment.firstPfn; pfn < segment.firstPfn + segment.pageCount; pfn += 1) {
+        if (this.allocator.free.test(pfn) || this.held.test(pfn) || this.ballooned.test(pfn)) {
+          continue;
+        }
+        pages += 1;
+        if (!this.ledger.holds(pfn)) {
+          badPages += 1;
+          badPfn = badPages === 1 && badPfn === -1 ? pfn : badPfn;
+        }
+      }
+    }
+    return { pages, badPages, badPfn };
+  }
+
+  #boot(image: GuestImage): void {
+    const { map, memory } = this.#options;
+    const { free, zero } = imageBitmaps(map, image);
+    this.allocator.initialise(free);
+    const first = pfnOf(this.#metadata.gpa);
+    const end = first + this.#metadata.lengthBytes / PAGE_SIZE;
+    for (const segment of memory.layout.segments) {
+      for (let pfn = segment.firstPfn; pfn < segment.firstPfn + segment.pageCount; pfn += 1) {
+        const metadata = pfn >= first && pfn < end;
+        if (metadata || !free.test(pfn)) {
+          this.ledger.note(pfn, metadata ? LEDGER_METADATA : zero.test(pfn) ? LEDGER_ZERO : FIRST_VERSION);
+        }
+      }
+    }
+  }
+
+  #balloonPages(): BalloonPages {
+    const { allocator, ballooned } = this;
+    let held = ballooned.count();
+    return {
+      get held(): number {
+        return held;
+      },
+      take: () => {
+        const pfn = allocator.freePages > RESERVE_PAGES ? allocator.allocate(0) : -1;
+        if (pfn !== -1) {
+          ballooned.set(pfn);
+          held += 1;
+        }
+        return pfn;
+      },
+      choose: (after) => {
+        const pfn = ballooned.nextSet(after + 1);
+        return pfn === ballooned.pageCount ? -1 : pfn;
+      },
+      giveBack: (pfn) => {
+        ballooned.clear(pfn);
+        held -= 1;
+        allocator.release(pfn, 0);
+      },
+    };
+  }
+
+  #workloadHost(ram: GuestRam): ConstructorParameters<typeof Workload>[1] {
+    const { allocator, ledger, ballooned, held } = this;
+    const { workloadGpa } = this.#metadata;
+    const { layout } = this.#options.memory;
+    const slots = ram.uint32(workloadGpa, WORKLOAD_SLOTS * 2);
+    return {
+      slots,
+      allocate: (order) => {
+        for (;;) {
+          const pfn = allocator.allocate(order);
+          if (pfn !== -1 || this.#hold === undefined || !this.#hold.shrink()) {
+            return pfn;
+          }
+        }
+      },
+      release: (pfn, order) => allocator.release(pfn, order),
+      write: (pfn, version) => ledger.write(pfn, version),
+      wroteSlot: (index) => ram.wrote(workloadGpa + index * 8, 8),
+      largestOrder: () => allocator.largestOrder(),
+      usedPage: (from) => {
+        const usable = (pfn: number): boolean =>
+          layout.segmentOfPfn(pfn) !== undefined &&
+          ledger.version(pfn) !== LEDGER_METADATA &&
+          !ballooned.test(pfn) &&
+          !held.test(pfn);
+        let pfn = allocator.free.nextClear(from);
+        for (let rounds = 0; rounds < 2; rounds += 1) {
+          while (pfn < layout.pfnSpan) {
+            if (usable(pfn)) {
+              return pfn;
+            }
+            pfn = allocator.free.nextClear(pfn + 1);
+          }
+          pfn = allocator.free.nextClear(0);
+        }
+        throw new RangeError('the guest uses no page but its own tables');
+      },
+    };
+  }
+
+  #showCounters(): void {
+    const { words } = this.#options.control;
+    words.store(FREE_PAGES, this.allocator.freePages);
+    const { ranges, rangesDropped, pagesDropped } = this.report.counts;
+    words.add(RANGES_REPORTED, ranges - this.#shownRanges);
+    words.add(RANGES_DROPPED, rangesDropped - this.#shownDropped);
+    words.add(PAGES_DROPPED, pagesDropped - this.#shownPagesDropped);
+    words.add(PAGES_WRITTEN, this.#workload.pagesWritten - this.#shownPagesWritten);
+    this.#shownRanges = ranges;
+    this.#shownDropped = rangesDropped;
+    this.#shownPagesDropped = pagesDropped;
+    this.#shownPagesWritten = this.#workload.pagesWritten;
+  }
+}
+
+/** The guest's tables begin as zeroes, whatever the machine had at their place. */
+function clearMetadata(memory: GuestMemory, metadata: GuestMetadata): void {
+  memory.pages(pfnOf(metadata.gpa), metadata.lengthBytes / PAGE_SIZE).fill(0);
+}
+
+/** The dirty log of a guest, over a buffer that the host and the guest's thread share. */
+export function mapDirtyLog(map: WordMapper, buffer: ArrayBufferLike, pfnSpan: number): DirtyLog {
+  return new DirtyLog(new PageBitmap(map.words(buffer, 0, bitmapWords(pfnSpan)), pfnSpan));
+}

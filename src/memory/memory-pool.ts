@@ -1,0 +1,78 @@
+import { LacunaError } from '../errors.js';
+import { SharedGuestMemory } from './guest-memory.js';
+import { MIB } from './page.js';
+import type { RamLayout } from './ram-layout.js';
+
+/**
+ * SharedArrayBuffers for guests, kept and handed out again: a dropped one stays resident for many seconds, so a
+ * benchmark that allocated for each run would soon be killed.
+ *
+ * Memory is checked before it is taken. Sparse over-commit would succeed, and the process be killed when the
+ * guest touches what is not there.
+ */
+export class MemoryPool {
+  readonly #free: SharedArrayBuffer[] = [];
+  readonly #availableBytes: () => number;
+  #heldBytes = 0;
+
+  /** `availableBytes` says how much memory the machine can still give (Infinity: not known here). */
+  constructor(availableBytes: () => number = () => Number.POSITIVE_INFINITY) {
+    this.#availableBytes = availableBytes;
+  }
+
+  /** Bytes of all buffers that this pool ever made and still holds or has lent. */
+  get heldBytes(): number {
+    return this.#heldBytes;
+  }
+
+  /**
+   * Memory for a guest, its contents undefined (reset what must be zero).
+   *
+   * `residentBytes` is what will be touched of it; a sparse guest says less than the layout's size.
+   * Throws OUT_OF_MEMORY, and then has taken nothing.
+   */
+  take(layout: RamLayout, residentBytes: number = layout.memoryBytes): SharedGuestMemory {
+    const reused = layout.segments.map((segment) => {
+      const at = this.#free.findIndex((buffer) => buffer.byteLength === segment.lengthBytes);
+      return at === -1 ? undefined : this.#free.splice(at, 1)[0];
+    });
+    const freshBytes = layout.segments.reduce(
+      (sum, segment, i) => sum + (reused[i] === undefined ? segment.lengthBytes : 0),
+      0,
+    );
+    const needed = Math.min(freshBytes, residentBytes);
+    const available = this.#availableBytes();
+    if (needed > available) {
+      for (const buffer of reused) {
+        if (buffer !== undefined) {
+          this.#free.push(buffer);
+        }
+      }
+      throw new LacunaError(
+        'OUT_OF_MEMORY',
+        `the guest needs ${Math.ceil(needed / MIB)} MiB of memory and ${Math.floor(available / MIB)} MiB are available: ` +
+          'take a smaller guest, or free memory on this machine',
+      );
+    }
+    this.#heldBytes += freshBytes;
+    return new SharedGuestMemory(
+      layout,
+      layout.segments.map((segment, i) => reused[i] ?? new SharedArrayBuffer(segment.lengthBytes)),
+    );
+  }
+
+  /** Takes memory back. No thread may touch it afterwards. */
+  giveBack(memory: SharedGuestMemory): void {
+    this.#free.push(...memory.buffers);
+  }
+}
+
+/**
+ * Fills memory with zeroes. Untimed by whoever measures. (`Uint8Array.fill` on shared memory is seven times
+ * slower than `Float64Array.fill`.)
+ */
+export function zeroMemory(memory: SharedGuestMemory): void {
+  for (const { bytes } of memory.segments) {
+    new Float64Array(bytes.buffer, bytes.byteOffset, bytes.length / 8).fill(0);
+  }
+}

@@ -1,0 +1,15 @@
+/** The memory balloon device: numbers from VIRTIO 1.3 § 5.5, in the standard's spelling. */
+
+/** § 5.5.6: the device's unit: a page frame number is a guest-physical address shifted by this. */
+export const VIRTIO_BALLOON_PFN_SHIFT = 12;
+
+/** § 5.5.2: queue numbers. The hint queue's standard index is 3, after the statistics queue. */
+export const VIRTIO_BALLOON_VQ_INFLATE = 0;
+export const VIRTIO_BALLOON_VQ_DEFLATE = 1;
+export const VIRTIO_BALLOON_VQ_FREE_PAGE = 3;
+
+/**
+ * How many pfns one inflate or deflate buffer carries at the most. The standard sets no bound; Linux's driver
+ * gathers 256 in its array, and so does the built-in guest.
+ */
+export const VIRTIO_BALLOON_ARRAY_PFNS_MAX = 256;
