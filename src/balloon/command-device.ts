@@ -11,7 +11,13 @@ import {
   VIRTIO_BALLOON_VQ_FREE_PAGE,
   VIRTIO_BALLOON_VQ_INFLATE,
 } from '../spec/virtio-balloon.js';
-import { DeviceQueue, type DeviceQueueState, NextElement, QueueElement, type QueueFault } from '../virtqueue/device-queue.js';
+import {
+  DeviceQueue,
+  type DeviceQueueState,
+  NextElement,
+  QueueElement,
+  type QueueFault,
+} from '../virtqueue/device-queue.js';
 import { HintSession, type HintSink, nextCommandId } from './hint-session.js';
 import { HostRegisters, type RegisterState } from './registers.js';
 
@@ -37,7 +43,11 @@ export interface CommandDeviceOptions {
   readonly restored?: CommandDeviceState;
 }
 
-const QUEUE_INDICES = [VIRTIO_BALLOON_VQ_INFLATE, VIRTIO_BALLOON_VQ_DEFLATE, VIRTIO_BALLOON_VQ_FREE_PAGE] as const;
+const QUEUE_INDICES = [
+  VIRTIO_BALLOON_VQ_INFLATE,
+  VIRTIO_BALLOON_VQ_DEFLATE,
+  VIRTIO_BALLOON_VQ_FREE_PAGE,
+] as const;
 
 /**
  * The host's side of the balloon, in the command-register dialect. It belongs to one thread, the host's, which
@@ -219,7 +229,12 @@ export class CommandDevice {
       }
       for (let s = 0; s < element.segmentCount; s += 1) {
         if (element.writable[s] === 0) {
-          this.#balloonPages(queue, element.gpa[s]!, element.lengthBytes[s]!, index === VIRTIO_BALLOON_VQ_INFLATE);
+          this.#balloonPages(
+            queue,
+            element.gpa[s]!,
+            element.lengthBytes[s]!,
+            index === VIRTIO_BALLOON_VQ_INFLATE,
+          );
         }
       }
       queue.pushUsed(element.head, 0);

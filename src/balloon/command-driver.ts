@@ -1,4 +1,11 @@
-import { BALLOONING, CMD_ID_REG_OFFSET, CMD_REG_OFFSET, NUM_PAGES_OFFSET, REPORT_START, REPORT_STOP } from '../spec/command-register.js';
+import {
+  BALLOONING,
+  CMD_ID_REG_OFFSET,
+  CMD_REG_OFFSET,
+  NUM_PAGES_OFFSET,
+  REPORT_START,
+  REPORT_STOP,
+} from '../spec/command-register.js';
 import { ExitFeature, type ExitFeatureValue } from './exits.js';
 import type { DevicePort } from './registers.js';
 
@@ -134,7 +141,9 @@ export class CommandDriver {
       case 'parameters': {
         const feature = this.#features.find(({ bit }) => (bit & this.#bits) !== 0);
         if (feature !== undefined) {
-          feature.requested(feature.registers.map((offset) => this.#port.readConfig(offset, feature.exitFeature)));
+          feature.requested(
+            feature.registers.map((offset) => this.#port.readConfig(offset, feature.exitFeature)),
+          );
           this.#bits &= ~feature.bit;
         }
         if (this.#bits === 0) {
@@ -145,4 +154,3 @@ export class CommandDriver {
     }
   }
 }
-

@@ -267,7 +267,11 @@ export class ReportDriver implements ReportCommands {
     if (segment === undefined) {
       return false;
     }
-    new DataView(segment.bytes.buffer, segment.bytes.byteOffset + gpa - segment.startGpa).setUint32(0, value, true);
+    new DataView(segment.bytes.buffer, segment.bytes.byteOffset + gpa - segment.startGpa).setUint32(
+      0,
+      value,
+      true,
+    );
     wrote(gpa, COMMAND_ID_BYTES);
     queue.tryAddOutbuf(gpa, COMMAND_ID_BYTES);
     this.#announce();

@@ -1,5 +1,5 @@
 import { LacunaError } from '../errors.js';
-import { PageBitmap, type PageRun } from '../memory/page-bitmap.js';
+import type { PageBitmap, PageRun } from '../memory/page-bitmap.js';
 import type { GuestRam } from './guest-ram.js';
 
 /** The largest block is 2^10 pages, 4 MiB, as in Linux 6.1. */
@@ -22,7 +22,11 @@ export function blocksOf(pfnSpan: number, order: number): number {
  * Cuts a run of pages into the largest naturally aligned blocks (what a buddy allocator holds for it).
  * `visit` gets each block's first pfn and order.
  */
-export function cutIntoBlocks(pfn: number, pageCount: number, visit: (pfn: number, order: number) => void): void {
+export function cutIntoBlocks(
+  pfn: number,
+  pageCount: number,
+  visit: (pfn: number, order: number) => void,
+): void {
   const end = pfn + pageCount;
   while (pfn < end) {
     let order = pfn === 0 ? MAX_ORDER : Math.min(MAX_ORDER, 31 - Math.clz32(pfn & -pfn));
@@ -110,7 +114,10 @@ export class BuddyAllocator {
       block = bitmap.nextSet(0);
     }
     if (block === bitmap.pageCount) {
-      throw new LacunaError('ILLEGAL_STATE', `no block of order ${from}, though ${this.#blocks[from]} are counted`);
+      throw new LacunaError(
+        'ILLEGAL_STATE',
+        `no block of order ${from}, though ${this.#blocks[from]} are counted`,
+      );
     }
     this.#cursors[from] = block + 1;
     const pfn = block * 2 ** from;

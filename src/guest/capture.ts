@@ -46,7 +46,9 @@ export function parseCapture(map: WordMapper, files: CaptureFiles, where: string
   }
   const meta = parsed.data;
   if (files.kpageflags.length !== meta.pfns * KPF_WORD_BYTES) {
-    malformed(`kpageflags has ${files.kpageflags.length} bytes, and ${meta.pfns} pfns take ${meta.pfns * KPF_WORD_BYTES}`);
+    malformed(
+      `kpageflags has ${files.kpageflags.length} bytes, and ${meta.pfns} pfns take ${meta.pfns * KPF_WORD_BYTES}`,
+    );
   }
   if (files.zero.length !== meta.pfns / 8) {
     malformed(`the zero bitmap has ${files.zero.length} bytes, and ${meta.pfns} pfns take ${meta.pfns / 8}`);
@@ -66,7 +68,9 @@ export function parseCapture(map: WordMapper, files: CaptureFiles, where: string
   const image = emptyImage(meta.name, layout.blocks);
   const { free, zero } = imageBitmaps(map, image);
   // The files' bit order is that of little-endian words, so the zero bitmap is copied as it is.
-  new Uint8Array(image.zero).set(files.zero.subarray(0, Math.min(files.zero.length, bitmapWords(layout.pfnSpan) * 4)));
+  new Uint8Array(image.zero).set(
+    files.zero.subarray(0, Math.min(files.zero.length, bitmapWords(layout.pfnSpan) * 4)),
+  );
   const flags = new DataView(files.kpageflags.buffer, files.kpageflags.byteOffset, files.kpageflags.length);
   let freePages = 0;
   for (let pfn = 0; pfn < meta.pfns; pfn += 1) {

@@ -1,6 +1,6 @@
 import { LacunaError } from '../errors.js';
-import { zeroMemory } from '../memory/memory-pool.js';
 import type { SharedGuestMemory } from '../memory/guest-memory.js';
+import { zeroMemory } from '../memory/memory-pool.js';
 import { GIB, gpaOf, MIB, PAGE_SIZE } from '../memory/page.js';
 import { bitmapWords, PageBitmap, type PageRun } from '../memory/page-bitmap.js';
 import { q35Blocks, type RamBlock, RamLayout } from '../memory/ram-layout.js';
@@ -51,22 +51,35 @@ export interface SyntheticOptions {
 export function syntheticImage(map: WordMapper, options: SyntheticOptions): GuestImage {
   const { memoryBytes, freeShare, freeRunPages } = options;
   if (!Number.isSafeInteger(memoryBytes) || memoryBytes % PAGE_SIZE !== 0 || memoryBytes < 8 * MIB) {
-    throw new LacunaError('GUEST_TOO_SMALL', `a guest of ${memoryBytes} bytes: whole pages, and at least 8 MiB`);
+    throw new LacunaError(
+      'GUEST_TOO_SMALL',
+      `a guest of ${memoryBytes} bytes: whole pages, and at least 8 MiB`,
+    );
   }
   if (!(freeShare >= 0 && freeShare <= 0.95) || !Number.isInteger(freeRunPages) || freeRunPages < 1) {
     throw new LacunaError('INVALID_ARGUMENT', 'the free share is 0 to 0.95, in runs of at least one page');
   }
-  const image = emptyImage(`synthetic-${memoryBytes >= GIB ? `${memoryBytes / GIB}g` : `${memoryBytes / MIB}m`}`, q35Blocks(memoryBytes));
+  const image = emptyImage(
+    `synthetic-${memoryBytes >= GIB ? `${memoryBytes / GIB}g` : `${memoryBytes / MIB}m`}`,
+    q35Blocks(memoryBytes),
+  );
   const layout = new RamLayout(image.blocks);
   const { free } = imageBitmaps(map, image);
   // The first pages stay in use: the guest's own tables go there.
   const first = metadataPages({ pfnSpan: layout.pfnSpan, ringSize: 32768 }) + 64;
   const wanted = Math.floor(layout.pageCount * freeShare);
-  const period = freeShare === 0 ? Number.POSITIVE_INFINITY : Math.max(freeRunPages + 1, Math.floor(freeRunPages / freeShare));
+  const period =
+    freeShare === 0
+      ? Number.POSITIVE_INFINITY
+      : Math.max(freeRunPages + 1, Math.floor(freeRunPages / freeShare));
   let made = 0;
   for (const segment of layout.segments) {
     const end = segment.firstPfn + segment.pageCount;
-    for (let pfn = Math.max(first, segment.firstPfn); pfn + freeRunPages <= end && made < wanted; pfn += period) {
+    for (
+      let pfn = Math.max(first, segment.firstPfn);
+      pfn + freeRunPages <= end && made < wanted;
+      pfn += period
+    ) {
       made += free.setRange(pfn, freeRunPages);
     }
   }

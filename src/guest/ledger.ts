@@ -20,7 +20,13 @@ export class Ledger {
   readonly #gpa: number;
   readonly #oracle: WriteOracle | undefined;
 
-  constructor(ram: GuestRam, content: PageContent, gpa: number, pfnSpan: number, oracle: WriteOracle | undefined) {
+  constructor(
+    ram: GuestRam,
+    content: PageContent,
+    gpa: number,
+    pfnSpan: number,
+    oracle: WriteOracle | undefined,
+  ) {
     this.#ram = ram;
     this.#content = content;
     this.#gpa = gpa;

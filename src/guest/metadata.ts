@@ -61,7 +61,9 @@ export function layOutMetadata(gpa: number, options: MetadataOptions): GuestMeta
   const deflateQueue = packQueue(area(packedQueueBytes(BALLOON_RING_SIZE)), BALLOON_RING_SIZE);
   const balloonArrayGpa = area(VIRTIO_BALLOON_ARRAY_PFNS_MAX * 4);
   const freeGpa = area(bitmapWords(pfnSpan) * 4);
-  const orderGpa = Array.from({ length: MAX_ORDER + 1 }, (_, order) => area(bitmapWords(blocksOf(pfnSpan, order)) * 4));
+  const orderGpa = Array.from({ length: MAX_ORDER + 1 }, (_, order) =>
+    area(bitmapWords(blocksOf(pfnSpan, order)) * 4),
+  );
   const heldGpa = area(bitmapWords(pfnSpan) * 4);
   const balloonedGpa = area(bitmapWords(pfnSpan) * 4);
   const workloadGpa = area(WORKLOAD_SLOTS * 8);

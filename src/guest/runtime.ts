@@ -107,7 +107,11 @@ export class GuestRuntime {
   #shownDropped = 0;
   #shownPagesDropped = 0;
 
-  private constructor(options: GuestRuntimeOptions, image: GuestImage | undefined, registers: VcpuRegisters | undefined) {
+  private constructor(
+    options: GuestRuntimeOptions,
+    image: GuestImage | undefined,
+    registers: VcpuRegisters | undefined,
+  ) {
     this.#options = options;
     const { map, memory, log, config, port, oracle } = options;
     const { pfnSpan } = memory.layout;

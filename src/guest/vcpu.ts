@@ -9,6 +9,7 @@ import {
   VCPU_STATE,
   VcpuRequest,
   VcpuState,
+  type VcpuStateValue,
 } from '../memory/control-buffer.js';
 import type { GuestRuntime, VcpuRegisters } from './runtime.js';
 
@@ -41,20 +42,23 @@ export function epochMs(): number {
  *     └── exit ──▶ exited
  * ```
  *
- * `start` makes the runtime when the guest is first let run: from an image, or from the registers that have
- * arrived in the control buffer.
+ * A guest that was booted brings its runtime along; for one that arrives, `arrive` makes it when it is first let
+ * run, from the registers in the control buffer.
  */
-export function runVcpu(control: ControlBuffer, start: () => GuestRuntime): void {
+export function runVcpu(
+  control: ControlBuffer,
+  booted: GuestRuntime | undefined,
+  arrive: () => GuestRuntime,
+): void {
   const { words } = control;
-  let runtime: GuestRuntime | undefined;
+  let runtime = booted;
   for (;;) {
     // Read before the requests are: a ring after this read ends the wait below at once.
     const doorbell = control.doorbell();
     const request = words.load(VCPU_REQUEST);
     answerCheck(control, runtime);
     if (request === VcpuRequest.exit) {
-      words.store(VCPU_STATE, VcpuState.exited);
-      control.ringHost();
+      setState(control, VcpuState.exited);
       return;
     }
     if (words.load(VCPU_STATE) !== VcpuState.running) {
@@ -62,17 +66,15 @@ export function runVcpu(control: ControlBuffer, start: () => GuestRuntime): void
         control.waitForHost(doorbell, Number.POSITIVE_INFINITY);
         continue;
       }
-      runtime ??= start();
+      runtime ??= arrive();
       control.startedAt = epochMs();
-      words.store(VCPU_STATE, VcpuState.running);
-      control.ringHost();
+      setState(control, VcpuState.running);
     } else if (request !== VcpuRequest.run && runtime !== undefined) {
       // The safe point: every write so far has its mark in the log (I2).
       control.writeState(encodeRegisters(runtime.saveRegisters()));
       control.stoppedAt = epochMs();
-      words.store(VCPU_STATE, VcpuState.paused);
       words.compareExchange(VCPU_REQUEST, VcpuRequest.runToSafePoint, VcpuRequest.pause);
-      control.ringHost();
+      setState(control, VcpuState.paused);
       continue;
     }
     if (request === VcpuRequest.run && runtime !== undefined) {
@@ -82,6 +84,13 @@ export function runVcpu(control: ControlBuffer, start: () => GuestRuntime): void
       }
     }
   }
+}
+
+/** Last of what is written at a change of state: whoever sees it sees the registers and stamps too. */
+function setState(control: ControlBuffer, state: VcpuStateValue): void {
+  control.words.store(VCPU_STATE, state);
+  control.words.notify(VCPU_STATE);
+  control.ringHost();
 }
 
 function answerCheck(control: ControlBuffer, runtime: GuestRuntime | undefined): void {

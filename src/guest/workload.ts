@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from '../memory/page.js';
-import { xorshift32 } from './content.js';
 import { MAX_ORDER } from './buddy-allocator.js';
+import { xorshift32 } from './content.js';
 import { WORKLOAD_SLOTS } from './metadata.js';
 
 /** What the guest does while it is migrated. Rates are what it asks for; a slowed guest reaches less. */

@@ -60,7 +60,10 @@ function back(layout: RamLayout, buffers: readonly ArrayBufferLike[]): BackedSeg
   return layout.segments.map((segment, i) => {
     const buffer = buffers[i];
     if (buffer === undefined || buffer.byteLength < segment.lengthBytes) {
-      throw new LacunaError('INVALID_ARGUMENT', `segment ${i} needs a buffer of ${segment.lengthBytes} bytes`);
+      throw new LacunaError(
+        'INVALID_ARGUMENT',
+        `segment ${i} needs a buffer of ${segment.lengthBytes} bytes`,
+      );
     }
     return { ...segment, bytes: new Uint8Array(buffer, 0, segment.lengthBytes) };
   });

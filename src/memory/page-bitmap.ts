@@ -33,7 +33,10 @@ export class PageBitmap {
     this.pageCount = pageCount;
     this.wordCount = bitmapWords(pageCount);
     if (words.length < this.wordCount) {
-      throw new LacunaError('INVALID_ARGUMENT', `a bitmap of ${pageCount} pages needs ${this.wordCount} words`);
+      throw new LacunaError(
+        'INVALID_ARGUMENT',
+        `a bitmap of ${pageCount} pages needs ${this.wordCount} words`,
+      );
     }
   }
 

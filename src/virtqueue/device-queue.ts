@@ -124,7 +124,10 @@ export class DeviceQueue {
     // An index further ahead than the queue is long would have the device walk the same entries for ever:
     // a guest could keep the host's thread busy with one 16-bit store.
     if (this.batch > this.addresses.size) {
-      this.#fail('INDEX_TOO_FAR_AHEAD', `the available index is ${this.batch} ahead of a queue of ${this.addresses.size}`);
+      this.#fail(
+        'INDEX_TOO_FAR_AHEAD',
+        `the available index is ${this.batch} ahead of a queue of ${this.addresses.size}`,
+      );
       return false;
     }
     return this.batch > 0;
@@ -144,7 +147,10 @@ export class DeviceQueue {
     }
     const head = views.availEntries[AVAIL_RING + (this.#state.lastAvailIdx & this.#mask)]!;
     if (head > this.#mask) {
-      return this.#fail('HEAD_OUT_OF_RANGE', `the available ring names descriptor ${head} of ${this.addresses.size}`);
+      return this.#fail(
+        'HEAD_OUT_OF_RANGE',
+        `the available ring names descriptor ${head} of ${this.addresses.size}`,
+      );
     }
     out.head = head;
     out.segmentCount = 0;
@@ -186,7 +192,10 @@ export class DeviceQueue {
     const last = (usedIdx - 1) & this.#mask;
     this.#log.mark(pfnOf(usedGpa));
     if (first <= last) {
-      this.#markBytes(usedGpa + 4 + first * VIRTQ_USED_ELEM_SIZE, usedGpa + 3 + (last + 1) * VIRTQ_USED_ELEM_SIZE);
+      this.#markBytes(
+        usedGpa + 4 + first * VIRTQ_USED_ELEM_SIZE,
+        usedGpa + 3 + (last + 1) * VIRTQ_USED_ELEM_SIZE,
+      );
     } else {
       this.#markBytes(usedGpa, usedGpa + 3 + this.addresses.size * VIRTQ_USED_ELEM_SIZE);
     }
@@ -275,7 +284,10 @@ export class DeviceQueue {
     const i = out.segmentCount;
     const writable = flags & VIRTQ_DESC_F_WRITE;
     if (writable === 0 && i > 0 && out.writable[i - 1] !== 0) {
-      this.#fail('READABLE_AFTER_WRITABLE', 'a device-readable descriptor after a device-writable one (§ 2.7.4.2)');
+      this.#fail(
+        'READABLE_AFTER_WRITABLE',
+        'a device-readable descriptor after a device-writable one (§ 2.7.4.2)',
+      );
       return false;
     }
     out.gpa[i] = gpa;
@@ -286,14 +298,23 @@ export class DeviceQueue {
   }
 
   /** A chain of several descriptors, or an indirect table, from descriptor `index` of `table`. */
-  #walkChain(out: QueueElement, table: Uint32Array, tableSize: number, index: number, indirect = false): boolean {
+  #walkChain(
+    out: QueueElement,
+    table: Uint32Array,
+    tableSize: number,
+    index: number,
+    indirect = false,
+  ): boolean {
     for (;;) {
       const at = index * 4;
       const flagsNext = table[at + 3]!;
       const flags = flagsNext & 0xffff;
       if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) {
         if (indirect || (flags & VIRTQ_DESC_F_NEXT) !== 0) {
-          this.#fail('INDIRECT_BAD_FLAGS', 'an indirect table within another, or one that goes on (§ 2.7.5.3.1)');
+          this.#fail(
+            'INDIRECT_BAD_FLAGS',
+            'an indirect table within another, or one that goes on (§ 2.7.5.3.1)',
+          );
           return false;
         }
         return this.#walkIndirect(out, table, at);

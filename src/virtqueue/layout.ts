@@ -40,7 +40,10 @@ export function isQueueSize(size: number): boolean {
 /** The three areas one after the other from `gpa`, each aligned as it must be. */
 export function packQueue(gpa: number, size: number): QueueAddresses {
   if (!isQueueSize(size)) {
-    throw new LacunaError('INVALID_ARGUMENT', `queue size ${size}: a power of two from 1 to ${VIRTQ_MAX_SIZE}`);
+    throw new LacunaError(
+      'INVALID_ARGUMENT',
+      `queue size ${size}: a power of two from 1 to ${VIRTQ_MAX_SIZE}`,
+    );
   }
   const descGpa = alignUp(gpa, VIRTQ_DESC_ALIGN);
   const availGpa = alignUp(descGpa + size * VIRTQ_DESC_SIZE, VIRTQ_AVAIL_ALIGN);

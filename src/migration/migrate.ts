@@ -1,0 +1,136 @@
+import { LacunaError } from '../errors.js';
+import type { EventWord } from '../memory/control-buffer.js';
+import type { SourceChannel } from '../wire/channel.js';
+import { type MigrationOptions, resolveOptions } from './options.js';
+import { AGAIN, type MigrationEvent, PrecopySource } from './precopy.js';
+import type { SourceVm } from './vm.js';
+
+/** A slice of work on the event loop, which belongs to the embedder. */
+const SLICE_MS = 2;
+/** How often progress is reported. */
+const PROGRESS_MS = 50;
+
+/** A look at a migration under way. Bytes and pages so far; `elapsedMs` since its start. */
+export interface MigrationProgress {
+  readonly phase: string;
+  readonly round: number;
+  readonly elapsedMs: number;
+  readonly transferredBytes: number;
+  readonly pendingPages: number;
+  readonly sentPages: number;
+  readonly zeroPages: number;
+  readonly skippedPages: number;
+}
+
+export interface MigrateRequest {
+  readonly vm: SourceVm;
+  readonly channel: SourceChannel;
+  /** The word that the guest, the channel and the destination ring. */
+  readonly event: EventWord;
+  readonly options?: Partial<MigrationOptions>;
+  /** Aborting it at any moment before the commit leaves the guest running here with its memory back. */
+  readonly signal?: AbortSignal | undefined;
+  readonly onEvent?: ((event: MigrationEvent) => void) | undefined;
+  readonly onProgress?: ((progress: MigrationProgress) => void) | undefined;
+  /** Milliseconds of a clock that never goes back; performance.now by default. */
+  readonly clock?: (() => number) | undefined;
+}
+
+/**
+ * Moves a running guest over `channel`, and resolves when it is over, however it ended: see `phase` and `error`
+ * of the result. Rejects only for a request that makes no sense.
+ *
+ * The work is done in slices of 2 ms with a macrotask between them, so that timers, sockets and the embedder's
+ * own callbacks run meanwhile.
+ */
+export async function migrate(request: MigrateRequest): Promise<PrecopySource> {
+  const { event, signal } = request;
+  const clock = request.clock ?? ((): number => performance.now());
+  const source = new PrecopySource(request.vm, request.channel, {
+    ...resolveOptions(request.options ?? {}),
+    clock,
+    onEvent: request.onEvent ?? ((): void => {}),
+  });
+  const onAbort = (): void => {
+    source.cancel();
+    event.ring();
+  };
+  signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    let nextProgress = clock() + PROGRESS_MS;
+    if (signal?.aborted === true) {
+      throw new LacunaError('CANCELLED', 'the migration was cancelled before it began', {
+        cause: signal.reason,
+      });
+    }
+    while (!source.done) {
+      const seen = event.value(); // before the step: what rings after it ends the wait at once
+      const sliceEnd = clock() + SLICE_MS;
+      let until = source.step();
+      while (until === AGAIN && !source.done && clock() < sliceEnd) {
+        until = source.step();
+      }
+      const now = clock();
+      if (now >= nextProgress && request.onProgress !== undefined) {
+        nextProgress = now + PROGRESS_MS;
+        request.onProgress(progressOf(source, now));
+      }
+      if (!source.done) {
+        await (until === AGAIN || until - now < 1 ? macrotask() : wakeOrTimeout(event, seen, until - now));
+      }
+    }
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+  }
+  return source;
+}
+
+function progressOf(source: PrecopySource, now: number): MigrationProgress {
+  return {
+    phase: source.phase,
+    round: source.rounds.length,
+    elapsedMs: now - source.startedAt,
+    transferredBytes: source.transferredBytes,
+    pendingPages: source.pendingPages,
+    sentPages: source.sent.pages,
+    zeroPages: source.sent.zeroPages,
+    skippedPages: source.accounts.hints.applied,
+  };
+}
+
+/** Lets everything else on the event loop run once. */
+export function macrotask(): Promise<void> {
+  if (typeof setImmediate === 'function') {
+    return new Promise((resolve) => {
+      setImmediate(resolve);
+    });
+  }
+  // A browser: a message to oneself comes sooner than any timer.
+  const { port1, port2 } = new MessageChannel();
+  return new Promise((resolve) => {
+    Object.assign(port1, {
+      onmessage: (): void => {
+        port1.close();
+        resolve();
+      },
+    });
+    port2.postMessage(null);
+  });
+}
+
+/** The longest that a wait goes without a look at the world: a timer's delay is a 32-bit number. */
+const LONGEST_WAIT_MS = 60_000;
+
+/** Resolves when the word is rung (it is past `seen`), or after `timeoutMs`. The timer keeps the process alive. */
+export async function wakeOrTimeout(event: EventWord, seen: number, timeoutMs: number): Promise<void> {
+  const rung = event.next(seen);
+  if (rung === undefined) {
+    return macrotask(); // not `return`: a loop whose awaits are all settled would starve everything else
+  }
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, Math.min(timeoutMs, LONGEST_WAIT_MS));
+  });
+  await Promise.race([rung, timeout]);
+  clearTimeout(timer);
+}

@@ -1,0 +1,202 @@
+import type { HintSink } from '../balloon/hint-session.js';
+import type { DirtySink } from '../memory/dirty-log.js';
+import { bitMask, PAGE_SIZE, PAGES_PER_WORD, popcount32 } from '../memory/page.js';
+import { PageBitmap, type PageRun } from '../memory/page-bitmap.js';
+import type { RamLayout } from '../memory/ram-layout.js';
+import { atomicMapper } from '../memory/shared-words.js';
+
+/** What hints came to, in pages. */
+export interface HintPageCounts {
+  /** Pages in ranges that were accepted: applied + already sent + not pending. */
+  hinted: number;
+  /** Pages that were going to be sent and now are not. */
+  applied: number;
+  /** Pages that had been claimed for sending in this round when the hint came. */
+  alreadySent: number;
+  /** Pages that were not to be sent anyway: hinted twice, or not dirty in this round. */
+  notPending: number;
+  /** Pages that were applied and written afterwards: the log has put them back (I3). */
+  reDirtied: number;
+  /** Of the pages already sent, those that the guest had not written since the id was issued: sent in vain. */
+  sentInVain: number;
+}
+
+/** Where every page of a round went. They add up: `pending` is the sum of the others. */
+export interface RoundBalance {
+  /** Pages to send when the round began. */
+  pending: number;
+  sent: number;
+  zero: number;
+  /** Told the destination to fill: inflated pages, and hinted ones of which it had an older copy (I7). */
+  filled: number;
+  skipped: number;
+  carried: number;
+  cancelled: number;
+}
+
+/**
+ * What the source knows of every page, and the rules by which hints and the dirty log change it.
+ *
+ * ```
+ *   send      to be sent in this round
+ *   claimed   was claimed for sending in this round
+ *   copied    the destination holds contents of it, older or current
+ *   skipped   a hint was applied and it was not written since
+ *   fill      hinted while the destination holds an older copy: a fill run is due (I7)
+ * ```
+ *
+ * I3: a hint clears bits of `send` and of nothing else; it can't reach the dirty log. What the guest wrote after
+ * the log was drained is in the log, and {@link addDirty} puts it back whatever any hint has said.
+ */
+export class PageAccounts implements DirtySink, HintSink {
+  readonly send: PageBitmap;
+  readonly claimed: PageBitmap;
+  readonly copied: PageBitmap;
+  readonly skipped: PageBitmap;
+  readonly fill: PageBitmap;
+  readonly hints: HintPageCounts = {
+    hinted: 0,
+    applied: 0,
+    alreadySent: 0,
+    notPending: 0,
+    reDirtied: 0,
+    sentInVain: 0,
+  };
+  /** Pages dirtied, as drained from the log. */
+  dirtied = 0;
+  /** Where hints have got to, as long as they come in ascending order; 0 once they do not. */
+  frontier = 0;
+  #ordered = true;
+  /** Claimed when a hint for it came; those that turn out not to be dirty were sent in vain. */
+  readonly #vain: PageBitmap;
+  readonly #layout: RamLayout;
+  /** Skips and fills of this round. */
+  #roundSkipped = 0;
+  #roundFillsDue = 0;
+
+  constructor(layout: RamLayout) {
+    const bitmap = (): PageBitmap => PageBitmap.allocate(atomicMapper, layout.pfnSpan, true);
+    this.send = bitmap();
+    this.claimed = bitmap();
+    this.copied = bitmap();
+    this.skipped = bitmap();
+    this.fill = bitmap();
+    this.#vain = bitmap();
+    this.#layout = layout;
+  }
+
+  /** The first round sends everything. */
+  sendAll(): void {
+    for (const segment of this.#layout.segments) {
+      this.send.setRange(segment.firstPfn, segment.pageCount);
+    }
+  }
+
+  /** A round begins; returns how many pages it has to send. */
+  beginRound(): number {
+    this.claimed.clearAll();
+    this.#roundSkipped = 0;
+    this.#roundFillsDue = 0;
+    return this.send.count();
+  }
+
+  /** A hint session begins: hints have got nowhere yet. */
+  beginSession(): void {
+    this.frontier = 0;
+    this.#ordered = true;
+  }
+
+  get roundSkipped(): number {
+    return this.#roundSkipped;
+  }
+
+  get roundFillsDue(): number {
+    return this.#roundFillsDue;
+  }
+
+  /** From the dirty log: these pages were written, so they go (again). */
+  addDirty(wordIndex: number, bits: number): void {
+    this.dirtied += popcount32(bits);
+    this.send.words.or(wordIndex, bits);
+    const skipped = this.skipped.words.load(wordIndex) & bits;
+    if (skipped !== 0) {
+      this.hints.reDirtied += popcount32(skipped);
+      this.skipped.words.and(wordIndex, ~bits);
+    }
+    if ((this.#vain.words.load(wordIndex) & bits) !== 0) {
+      this.#vain.words.and(wordIndex, ~bits); // it was not in vain: it had been written
+    }
+  }
+
+  /** The log was drained after a session: what is left of the pages sent before their hint was sent in vain. */
+  settleVain(): void {
+    this.hints.sentInVain += this.#vain.count();
+    this.#vain.clearAll();
+  }
+
+  /** A range of the current session. Only whole pages within it count (V11). */
+  hint(gpa: number, lengthBytes: number): boolean {
+    let pfn = Math.ceil(gpa / PAGE_SIZE);
+    const end = Math.floor((gpa + lengthBytes) / PAGE_SIZE);
+    if (end <= pfn) {
+      return false;
+    }
+    if (pfn < this.frontier) {
+      this.#ordered = false;
+    }
+    this.frontier = this.#ordered ? end : 0;
+    this.hints.hinted += end - pfn;
+    while (pfn < end) {
+      const bit = pfn & (PAGES_PER_WORD - 1);
+      const pages = Math.min(PAGES_PER_WORD - bit, end - pfn);
+      this.#hintWord(pfn >>> 5, bitMask(bit, pages), pages);
+      pfn += pages;
+    }
+    return true;
+  }
+
+  #hintWord(word: number, mask: number, pages: number): void {
+    const hit = this.send.words.and(word, ~mask) & mask; // I3: the send bitmap, and only that
+    let applied = 0;
+    if (hit !== 0) {
+      applied = popcount32(hit);
+      this.hints.applied += applied;
+      this.skipped.words.or(word, hit);
+      const stale = this.copied.words.load(word) & hit;
+      if (stale === 0) {
+        this.#roundSkipped += applied;
+      } else {
+        // The destination holds what the page was: it must not come back to life (I7).
+        this.fill.words.or(word, stale);
+        const fills = popcount32(stale);
+        this.#roundFillsDue += fills;
+        this.#roundSkipped += applied - fills;
+      }
+    }
+    if (applied === pages) {
+      return;
+    }
+    const sent = this.claimed.words.load(word) & mask & ~hit;
+    if (sent !== 0) {
+      const count = popcount32(sent);
+      this.hints.alreadySent += count;
+      this.#vain.words.or(word, sent);
+      applied += count;
+    }
+    this.hints.notPending += pages - applied;
+  }
+
+  /** The next run at or after `from` of pages whose fill is due; taken out of the set. */
+  takeFillInto(out: PageRun, from: number): boolean {
+    if (!this.fill.nextRunInto(out, from)) {
+      return false;
+    }
+    const segment = this.#layout.segmentOfPfn(out.pfn);
+    if (segment !== undefined) {
+      out.pageCount = Math.min(out.pageCount, segment.firstPfn + segment.pageCount - out.pfn);
+    }
+    this.fill.clearRange(out.pfn, out.pageCount);
+    this.copied.clearRange(out.pfn, out.pageCount);
+    return true;
+  }
+}

@@ -1,0 +1,713 @@
+import { HintState } from '../balloon/hint-session.js';
+import { LacunaError, type LacunaErrorCode } from '../errors.js';
+import { isZeroPage } from '../memory/byte-ops.js';
+import { PAGE_SIZE } from '../memory/page.js';
+import type { PageRun } from '../memory/page-bitmap.js';
+import {
+  type DestinationMessage,
+  FRAME_HEADER_BYTES,
+  noPages,
+  type PageCounts,
+  type SourceChannel,
+} from '../wire/channel.js';
+import { Convergence, type SwitchoverReason } from './convergence.js';
+import type { MigrationOptions } from './options.js';
+import { Pacer } from './pacer.js';
+import { PageAccounts, type RoundBalance } from './page-accounts.js';
+import { SendCursor } from './send-cursor.js';
+import type { HintDevice, SourceVm } from './vm.js';
+
+/**
+ * The source's phases. A guest that runs at the source does so again whatever fails before `commit-wait` (I8).
+ *
+ * ```
+ *   setup ─▶ sync ─▶ round ─▶ fills ─┐        converged             all sent        ready
+ *             ▲                      ├─▶ sync ─────────▶ pausing ─▶ final-sync ─▶ final-send ─▶ ready-wait ─▶ commit-wait ─▶ completed
+ *             └──────── not yet ─────┘
+ *   any of these up to ready-wait ── cancel, an error, a deadline ──▶ cancelled | failed, the guest runs here
+ *   commit-wait ── "not started" ──▶ failed, the guest runs here     commit-wait ── silence ──▶ unknown, it does not (I10)
+ * ```
+ */
+export type SourcePhase =
+  | 'setup'
+  | 'sync'
+  | 'round'
+  | 'fills'
+  | 'pausing'
+  | 'final-sync'
+  | 'final-send'
+  | 'ready-wait'
+  | 'commit-wait'
+  | 'completed'
+  | 'cancelled'
+  | 'failed'
+  | 'unknown';
+
+/** One round, for the report. */
+export interface RoundRecord extends RoundBalance {
+  readonly round: number;
+  readonly startedAt: number;
+  endedAt: number;
+  bytes: number;
+  /** The guest was stopped. */
+  readonly final: boolean;
+}
+
+/** One hint session, for the report. Times on the source's clock, NaN where it did not come to that. */
+export interface SessionRecord {
+  readonly id: number;
+  readonly round: number;
+  requestedAt: number;
+  startedAt: number;
+  firstRangeAt: number;
+  doneAt: number;
+  closedAt: number;
+  ranges: number;
+  /** A deadline passed before the stop sign (I6). */
+  expired: boolean;
+}
+
+/** What happens, as it happens. */
+export type MigrationEvent =
+  | { readonly type: 'started' }
+  | { readonly type: 'round'; readonly round: number; readonly pendingPages: number }
+  /** A session's id is about to be issued: the dirty log was drained, the guest has not been told yet. */
+  | { readonly type: 'session-issued'; readonly id: number }
+  | { readonly type: 'session-started'; readonly id: number }
+  | { readonly type: 'session-done'; readonly id: number }
+  | { readonly type: 'session-expired'; readonly id: number }
+  | { readonly type: 'round-end'; readonly record: RoundRecord }
+  | { readonly type: 'stopping'; readonly reason: SwitchoverReason }
+  | { readonly type: 'stopped' }
+  | { readonly type: 'ready' }
+  | { readonly type: 'committed' }
+  | { readonly type: 'completed' }
+  | { readonly type: 'cancelled' }
+  | { readonly type: 'failed'; readonly error: LacunaError };
+
+export interface PrecopyOptions extends MigrationOptions {
+  /** Milliseconds of a clock that never goes back. */
+  readonly clock: () => number;
+  readonly onEvent: (event: MigrationEvent) => void;
+}
+
+/** Elements that one poll of the device handles, so that a flood of them can't hold up a slice (I6). */
+const POLL_LIMIT = 1024;
+/** How long the host polls for hints before it asks to be notified instead: a kick costs the guest an exit. */
+const SPIN_MS = 1;
+/** Assumed before anything was measured: a 10 Gbit/s link. */
+const ASSUMED_BYTES_PER_MS = 1_250_000;
+/** A round with fewer bytes says nothing about the rate. */
+const MEASURABLE_BYTES = 4 * 1024 * 1024;
+/** {@link PrecopySource.step}: there is more to do. */
+export const AGAIN = 0;
+
+/**
+ * The source of a precopy migration, as a machine that is stepped: no thread, no timer, no promise in it. A step
+ * does a bounded piece of work (a slice of a sync, a poll of the device, one run) and says when to come back.
+ *
+ * The order of things in a round is what keeps the invariants: drain the log (I2) → issue an id → claim, then
+ * read (I5), while hints clear bits of the send bitmap (I3) → close the session (I4) → drain the log again.
+ */
+export class PrecopySource {
+  phase: SourcePhase = 'setup';
+  error: LacunaError | undefined;
+  switchover: SwitchoverReason | undefined;
+  readonly accounts: PageAccounts;
+  readonly rounds: RoundRecord[] = [];
+  readonly sessions: SessionRecord[] = [];
+  /** What was sent, as the destination must count it too. */
+  readonly sent: PageCounts = noPages();
+  /** Bytes of all frames. */
+  transferredBytes = 0;
+  startedAt: number = Number.NaN;
+  /** The first page could be claimed. */
+  setupDoneAt: number = Number.NaN;
+  endedAt: number = Number.NaN;
+  /** By the guest's own stamps, ms since the epoch. */
+  guestStoppedAt: number = Number.NaN;
+  guestStartedAt: number = Number.NaN;
+
+  readonly #vm: SourceVm;
+  readonly #channel: SourceChannel;
+  readonly #options: PrecopyOptions;
+  readonly #device: HintDevice | undefined;
+  readonly #cursor: SendCursor;
+  readonly #pacer: Pacer;
+  readonly #convergence: Convergence;
+  readonly #run: PageRun = { pfn: 0, pageCount: 0 };
+  #round: RoundRecord | undefined;
+  #session: SessionRecord | undefined;
+  #fillFrom = 0;
+  #deadline = Number.POSITIVE_INFINITY;
+  #lastHintAt = 0;
+  #appliedBefore = 0;
+  #waitedMs = 0;
+  #waitingSince = Number.NaN;
+  #measuredBytesPerMs = Number.NaN;
+
+  constructor(vm: SourceVm, channel: SourceChannel, options: PrecopyOptions) {
+    this.#vm = vm;
+    this.#channel = channel;
+    this.#options = options;
+    this.#device = options.hints ? vm.device : undefined;
+    this.accounts = new PageAccounts(vm.memory.layout);
+    this.#cursor = new SendCursor(
+      this.accounts.send,
+      this.accounts.claimed,
+      vm.memory.layout,
+      options.maxRunPages,
+    );
+    this.#pacer = new Pacer(options.bytesPerSecond);
+    this.#convergence = new Convergence(options);
+  }
+
+  get done(): boolean {
+    return (
+      this.phase === 'completed' ||
+      this.phase === 'cancelled' ||
+      this.phase === 'failed' ||
+      this.phase === 'unknown'
+    );
+  }
+
+  /** Whether the guest can still be kept: the commit has not left. */
+  get canCancel(): boolean {
+    return !this.done && this.phase !== 'commit-wait';
+  }
+
+  /** Pages of the round that are still to be sent. */
+  get pendingPages(): number {
+    return this.accounts.send.count();
+  }
+
+  /**
+   * One step. Returns {@link AGAIN}, or the time (on the source's clock) before which there is nothing to do
+   * unless the channel or the guest rings.
+   */
+  step(): number {
+    const now = this.#options.clock();
+    if (this.phase !== 'commit-wait' && this.#vm.failure !== undefined) {
+      return this.#abort('failed', this.#vm.failure);
+    }
+    const message = this.#channel.poll();
+    if (message !== undefined && this.phase !== 'ready-wait' && this.phase !== 'commit-wait') {
+      return this.#abort('failed', this.#unexpected(message));
+    }
+    switch (this.phase) {
+      case 'setup':
+        this.startedAt = now;
+        this.#vm.migrationBegins();
+        this.#options.onEvent({ type: 'started' });
+        this.phase = 'sync';
+        return AGAIN;
+      case 'sync':
+        if (this.#vm.drainDirty(this.accounts)) {
+          this.#synced(now);
+        }
+        return AGAIN;
+      case 'round':
+        return this.#stepRound(now);
+      case 'fills':
+        return this.#stepFills(now);
+      case 'pausing':
+        return this.#stepPausing(now);
+      case 'final-sync':
+        if (this.#vm.drainDirty(this.accounts)) {
+          this.#beginRound(now, true);
+          this.phase = 'final-send';
+        }
+        return AGAIN;
+      case 'final-send':
+        return this.#stepFinalSend(now);
+      case 'ready-wait':
+        return this.#stepReadyWait(now, message);
+      case 'commit-wait':
+        return this.#stepCommitWait(now, message);
+      case 'completed':
+      case 'cancelled':
+      case 'failed':
+      case 'unknown':
+        return AGAIN;
+    }
+  }
+
+  /** Calls the migration off. The guest stays here, or is let go on here. No effect once the commit has left. */
+  cancel(): void {
+    if (this.canCancel) {
+      this.#abort(
+        'cancelled',
+        new LacunaError('CANCELLED', 'the migration was cancelled; the guest runs at the source'),
+      );
+    }
+  }
+
+  // ── rounds ────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** The log was drained into the send bitmap. */
+  #synced(now: number): void {
+    this.accounts.settleVain();
+    if (this.rounds.length === 0) {
+      this.setupDoneAt = now;
+      this.accounts.dirtied = 0;
+      this.accounts.sendAll();
+    } else {
+      const reason = this.#convergence.decide({
+        round: this.rounds.length,
+        pendingPages: this.accounts.send.count(),
+        unflushedBytes: this.#channel.unflushedBytes,
+        bytesPerMs: this.#bytesPerMs(),
+      });
+      if (reason !== undefined) {
+        this.switchover = reason;
+        this.#options.onEvent({ type: 'stopping', reason });
+        this.#vm.requestPause();
+        this.#deadline = now + this.#options.pauseTimeoutMs;
+        this.phase = 'pausing';
+        return;
+      }
+    }
+    const record = this.#beginRound(now, false);
+    this.#options.onEvent({ type: 'round', round: record.round, pendingPages: record.pending });
+    this.#openSession(now, record);
+    this.phase = 'round';
+  }
+
+  #beginRound(now: number, final: boolean): RoundRecord {
+    const record: RoundRecord = {
+      round: this.rounds.length + 1,
+      startedAt: now,
+      endedAt: Number.NaN,
+      bytes: this.transferredBytes,
+      final,
+      pending: this.accounts.beginRound(),
+      sent: this.sent.pages,
+      zero: this.sent.zeroPages,
+      filled: this.sent.filledPages,
+      skipped: 0,
+      carried: 0,
+      cancelled: 0,
+    };
+    this.rounds.push(record);
+    this.#round = record;
+    this.#cursor.restart();
+    this.#waitedMs = 0;
+    return record;
+  }
+
+  /** Turns the record's running totals into what this round came to. */
+  #closeRound(now: number, cancelled: boolean): void {
+    const record = this.#round;
+    if (record === undefined) {
+      return;
+    }
+    this.#cursor.giveBack();
+    record.endedAt = now;
+    record.bytes = this.transferredBytes - record.bytes;
+    record.sent = this.sent.pages - record.sent;
+    record.zero = this.sent.zeroPages - record.zero;
+    record.filled = this.sent.filledPages - record.filled;
+    record.skipped = this.accounts.roundSkipped;
+    const left = this.accounts.send.count() + this.accounts.fill.count();
+    record.cancelled = cancelled ? left : 0;
+    record.carried = cancelled ? 0 : left;
+    this.#round = undefined;
+    const sendingMs = now - record.startedAt - this.#waitedMs;
+    if (record.bytes >= MEASURABLE_BYTES && sendingMs > 0) {
+      this.#measuredBytesPerMs = record.bytes / sendingMs;
+    }
+    this.#options.onEvent({ type: 'round-end', record });
+  }
+
+  #bytesPerMs(): number {
+    return Number.isNaN(this.#measuredBytesPerMs)
+      ? Math.min(ASSUMED_BYTES_PER_MS, this.#pacer.bytesPerMs)
+      : Math.min(this.#measuredBytesPerMs, this.#pacer.bytesPerMs);
+  }
+
+  // ── hints ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #openSession(now: number, round: RoundRecord): void {
+    const device = this.#device;
+    if (device === undefined || device.fault !== undefined || !this.#worthAsking(round)) {
+      return;
+    }
+    const id = device.upcomingId;
+    this.#options.onEvent({ type: 'session-issued', id });
+    this.accounts.beginSession();
+    this.#appliedBefore = this.accounts.hints.applied;
+    device.openSession(this.accounts, now);
+    device.suppressNotifications();
+    this.#lastHintAt = now;
+    this.#session = {
+      id,
+      round: round.round,
+      requestedAt: now,
+      startedAt: Number.NaN,
+      firstRangeAt: Number.NaN,
+      doneAt: Number.NaN,
+      closedAt: Number.NaN,
+      ranges: device.session.counts.ranges,
+      expired: false,
+    };
+    this.sessions.push(this.#session);
+  }
+
+  /** A report costs the guest a walk: in later rounds it is asked for only if sending would take longer. */
+  #worthAsking(round: RoundRecord): boolean {
+    const last = this.sessions.at(-1);
+    if (last === undefined) {
+      return true;
+    }
+    if (Number.isNaN(last.doneAt)) {
+      return false; // the guest did not finish the last one either (I6)
+    }
+    return (round.pending * PAGE_SIZE) / this.#bytesPerMs() > last.doneAt - last.requestedAt;
+  }
+
+  #pollHints(now: number, device: HintDevice, session: SessionRecord): number {
+    const handled = device.poll(now, POLL_LIMIT);
+    if (handled > 0) {
+      this.#lastHintAt = now;
+      const { times } = device.session;
+      if (Number.isNaN(session.startedAt) && times.startedAt >= session.requestedAt) {
+        session.startedAt = times.startedAt;
+        this.#options.onEvent({ type: 'session-started', id: session.id });
+      }
+      session.firstRangeAt = times.firstRangeAt;
+      if (Number.isNaN(session.doneAt) && times.doneAt >= session.requestedAt) {
+        session.doneAt = times.doneAt;
+        this.#options.onEvent({ type: 'session-done', id: session.id });
+      }
+    }
+    const waited = now - session.requestedAt;
+    const silent = now - this.#lastHintAt;
+    const { hintTimeoutMs, hintDeadlineMs } = this.#options;
+    const overdue = silent >= hintTimeoutMs || waited >= hintDeadlineMs || device.fault !== undefined;
+    if (overdue && !session.expired && Number.isNaN(session.doneAt)) {
+      session.expired = true;
+      this.#options.onEvent({ type: 'session-expired', id: session.id });
+    }
+    return handled;
+  }
+
+  /** Ends the session before anything is synced (I4); what is in the ring by then is stale. */
+  #closeSession(now: number): void {
+    const session = this.#session;
+    if (session === undefined || this.#device === undefined) {
+      return;
+    }
+    this.#device.closeSession(now);
+    session.closedAt = now;
+    session.ranges = this.#device.session.counts.ranges - session.ranges;
+    this.#session = undefined;
+  }
+
+  /** Whether hints are still to come, so that the schedule decides what may be sent. */
+  #hintsToCome(session: SessionRecord): boolean {
+    return !session.expired && this.#device?.session.state !== HintState.done;
+  }
+
+  /** `adaptive`: waiting has cost more than hints have saved. */
+  #waitedEnough(now: number, session: SessionRecord): boolean {
+    const savedBytes = (this.accounts.hints.applied - this.#appliedBefore) * PAGE_SIZE;
+    return now - session.requestedAt > this.#options.adaptiveGraceMs + savedBytes / this.#bytesPerMs();
+  }
+
+  // ── sending ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  #stepRound(now: number): number {
+    const session = this.#session;
+    const device = this.#device;
+    let handled = 0;
+    let frontier = Number.POSITIVE_INFINITY;
+    let ahead = false;
+    if (session !== undefined && device !== undefined) {
+      handled = this.#pollHints(now, device, session);
+      if (this.#hintsToCome(session)) {
+        const { schedule } = this.#options;
+        frontier = schedule === 'wait' ? 0 : this.accounts.frontier;
+        ahead = schedule === 'overlap' || (schedule === 'adaptive' && this.#waitedEnough(now, session));
+      } else if (this.#device?.session.state !== HintState.done) {
+        frontier = this.accounts.frontier; // not waited for any more, but welcome
+        ahead = true;
+      }
+    }
+    const blockedUntil = this.#blockedUntil(now);
+    if (blockedUntil !== AGAIN) {
+      // Hints are looked at every millisecond while the link is busy.
+      return session === undefined ? blockedUntil : Math.min(blockedUntil, now + 1);
+    }
+    if (this.#cursor.nextInto(this.#run, frontier, ahead)) {
+      this.#stopWaiting(now);
+      this.#sendRun(now);
+      return AGAIN;
+    }
+    if (session !== undefined && device !== undefined && this.#hintsToCome(session) && !ahead) {
+      return this.#waitForHints(now, handled, device, session);
+    }
+    this.#stopWaiting(now);
+    this.#closeSession(now);
+    this.#fillFrom = 0;
+    this.phase = 'fills';
+    return AGAIN;
+  }
+
+  #waitForHints(now: number, handled: number, device: HintDevice, session: SessionRecord): number {
+    if (Number.isNaN(this.#waitingSince)) {
+      this.#waitingSince = now;
+    }
+    // Polling costs the host a little; a kick costs the guest an exit. So: a while of the one, then the other.
+    if (handled > 0 || now - this.#lastHintAt < SPIN_MS || device.armNotifications()) {
+      return AGAIN;
+    }
+    const { hintTimeoutMs, hintDeadlineMs, schedule } = this.#options;
+    const expiry = Math.min(this.#lastHintAt + hintTimeoutMs, session.requestedAt + hintDeadlineMs);
+    return schedule === 'adaptive' ? Math.min(expiry, now + 1) : expiry;
+  }
+
+  #stopWaiting(now: number): void {
+    if (!Number.isNaN(this.#waitingSince)) {
+      this.#waitedMs += now - this.#waitingSince;
+      this.#waitingSince = Number.NaN;
+    }
+  }
+
+  /** When the channel and the link take the next run: {@link AGAIN} for now. */
+  #blockedUntil(now: number): number {
+    if (!this.#channel.writable) {
+      return Number.POSITIVE_INFINITY; // until it rings
+    }
+    const readyAt = this.#pacer.readyAt();
+    return readyAt > now ? readyAt : AGAIN;
+  }
+
+  /** Hinted pages of which the destination has an older copy: they must read as zeroes there (I7). */
+  #stepFills(now: number): number {
+    const blockedUntil = this.#blockedUntil(now);
+    if (blockedUntil !== AGAIN) {
+      return blockedUntil;
+    }
+    if (this.accounts.takeFillInto(this.#run, this.#fillFrom)) {
+      this.#fillFrom = this.#run.pfn + this.#run.pageCount;
+      this.#emitFill(this.#run.pfn, this.#run.pageCount, now);
+      return AGAIN;
+    }
+    this.#endRound(now);
+    this.phase = 'sync';
+    return AGAIN;
+  }
+
+  #endRound(now: number): void {
+    this.#closeRound(now, false);
+    this.sent.rounds += 1;
+    this.#channel.roundEnd(this.sent.rounds);
+    this.#charge(FRAME_HEADER_BYTES, now);
+  }
+
+  #sendRun(now: number): void {
+    const { pfn, pageCount } = this.#run;
+    const inflated = this.#vm.device?.inflated;
+    const hasInflated = inflated !== undefined && inflated.nextSet(pfn, pfn + pageCount) < pfn + pageCount;
+    if (!this.#options.zeroDetection && !hasInflated) {
+      this.#emitPages(pfn, pageCount, now);
+      return;
+    }
+    // Cut where neighbouring pages differ in kind.
+    const bytes = this.#vm.payload(pfn, pageCount);
+    let start = 0;
+    let kind = this.#kindOf(bytes, 0, pfn, hasInflated);
+    for (let page = 1; page < pageCount; page += 1) {
+      const next = this.#kindOf(bytes, page, pfn + page, hasInflated);
+      if (next !== kind) {
+        this.#emit(kind, pfn + start, page - start, now);
+        start = page;
+        kind = next;
+      }
+    }
+    this.#emit(kind, pfn + start, pageCount - start, now);
+  }
+
+  #kindOf(bytes: Uint8Array, page: number, pfn: number, hasInflated: boolean): number {
+    if (hasInflated && this.#vm.device?.inflated.test(pfn) === true) {
+      return Kind.inflated;
+    }
+    return this.#options.zeroDetection && isZeroPage(bytes, page * PAGE_SIZE) ? Kind.zero : Kind.data;
+  }
+
+  #emit(kind: number, pfn: number, pageCount: number, now: number): void {
+    if (kind === Kind.data) {
+      this.#emitPages(pfn, pageCount, now);
+    } else if (kind === Kind.zero) {
+      this.#channel.zeroRun(pfn, pageCount);
+      this.accounts.copied.clearRange(pfn, pageCount);
+      this.sent.zeroPages += pageCount;
+      this.#charge(FRAME_HEADER_BYTES, now);
+    } else {
+      this.accounts.copied.clearRange(pfn, pageCount);
+      this.#emitFill(pfn, pageCount, now);
+    }
+  }
+
+  #emitPages(pfn: number, pageCount: number, now: number): void {
+    this.#channel.pageRun(pfn, pageCount, this.#vm.payload(pfn, pageCount));
+    this.accounts.copied.setRange(pfn, pageCount);
+    this.sent.pages += pageCount;
+    this.#charge(FRAME_HEADER_BYTES + pageCount * PAGE_SIZE, now);
+  }
+
+  #emitFill(pfn: number, pageCount: number, now: number): void {
+    this.#channel.fillRun(pfn, pageCount, 0);
+    this.sent.filledPages += pageCount;
+    this.#charge(FRAME_HEADER_BYTES, now);
+  }
+
+  #charge(bytes: number, now: number): void {
+    this.transferredBytes += bytes;
+    this.#pacer.charge(bytes, now);
+  }
+
+  // ── switchover ────────────────────────────────────────────────────────────────────────────────────────────
+
+  #stepPausing(now: number): number {
+    if (this.#vm.paused) {
+      this.guestStoppedAt = this.#vm.stoppedAt;
+      this.#vm.device?.freeze(); // nothing of the host's after the final drain (V14)
+      this.#options.onEvent({ type: 'stopped' });
+      this.phase = 'final-sync';
+      return AGAIN;
+    }
+    if (now >= this.#deadline) {
+      return this.#abort(
+        'failed',
+        new LacunaError(
+          'VCPU_STUCK',
+          `the vCPU reached no safe point within ${this.#options.pauseTimeoutMs} ms; the guest stays at the source`,
+        ),
+      );
+    }
+    return this.#deadline;
+  }
+
+  #stepFinalSend(now: number): number {
+    const blockedUntil = this.#blockedUntil(now);
+    if (blockedUntil !== AGAIN) {
+      return blockedUntil;
+    }
+    if (this.#cursor.nextInto(this.#run, Number.POSITIVE_INFINITY, false)) {
+      this.#sendRun(now);
+      return AGAIN;
+    }
+    this.#endRound(now);
+    const state = this.#vm.saveDeviceState();
+    this.#channel.deviceState(state);
+    this.#charge(FRAME_HEADER_BYTES + state.length, now);
+    this.#channel.finish();
+    this.#charge(FRAME_HEADER_BYTES, now);
+    this.#deadline = now + this.#options.readyTimeoutMs;
+    this.phase = 'ready-wait';
+    return AGAIN;
+  }
+
+  #ready = false;
+
+  #stepReadyWait(now: number, message: DestinationMessage | undefined): number {
+    if (message?.type === 'ready') {
+      const { pages, zeroPages, filledPages, rounds } = message.counts;
+      const { sent } = this;
+      if (
+        pages !== sent.pages ||
+        zeroPages !== sent.zeroPages ||
+        filledPages !== sent.filledPages ||
+        rounds !== sent.rounds
+      ) {
+        return this.#fail(
+          'COUNT_MISMATCH',
+          `the destination applied ${JSON.stringify(message.counts)} and the source sent ${JSON.stringify(sent)}`,
+        );
+      }
+      this.#ready = true;
+      this.#options.onEvent({ type: 'ready' });
+    } else if (message !== undefined) {
+      return this.#abort('failed', this.#unexpected(message));
+    }
+    if (this.#ready) {
+      // A modelled link has not carried it all yet, though the memory transport is done.
+      const drainedAt = this.#pacer.drainedAt();
+      if (now < drainedAt) {
+        return drainedAt;
+      }
+      this.phase = 'commit-wait'; // before the commit leaves: from here on the guest is not ours (I10)
+      this.#deadline = now + this.#options.startTimeoutMs;
+      this.#options.onEvent({ type: 'committed' });
+      this.#channel.commit();
+      return AGAIN;
+    }
+    if (now >= this.#deadline) {
+      return this.#fail('DESTINATION_SILENT', `no "ready" within ${this.#options.readyTimeoutMs} ms`);
+    }
+    return this.#deadline;
+  }
+
+  #stepCommitWait(now: number, message: DestinationMessage | undefined): number {
+    if (message?.type === 'started') {
+      this.guestStartedAt = message.startedAt;
+      this.endedAt = now;
+      this.phase = 'completed';
+      this.#vm.migrationEnds();
+      this.#options.onEvent({ type: 'completed' });
+      return AGAIN;
+    }
+    if (message?.type === 'not-started') {
+      // It has voided the commit for ever, so the guest is ours again (I10).
+      return this.#abort(
+        'failed',
+        new LacunaError('DESTINATION_FAILED', `the destination did not start the guest: ${message.reason}`),
+      );
+    }
+    if (now >= this.#deadline) {
+      this.phase = 'unknown';
+      this.endedAt = now;
+      this.error = new LacunaError(
+        'COMMIT_UNCONFIRMED',
+        `the commit was sent and not answered within ${this.#options.startTimeoutMs} ms: the guest may run at the ` +
+          'destination, so it stays stopped here; look there before you start it again',
+      );
+      this.#vm.migrationEnds();
+      this.#options.onEvent({ type: 'failed', error: this.error });
+      return AGAIN;
+    }
+    return this.#deadline;
+  }
+
+  // ── endings ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  #fail(code: LacunaErrorCode, message: string): number {
+    return this.#abort('failed', new LacunaError(code, message));
+  }
+
+  #unexpected(message: DestinationMessage): LacunaError {
+    return message.type === 'error' || message.type === 'not-started'
+      ? new LacunaError('DESTINATION_FAILED', `the destination gave up: ${message.reason}`)
+      : new LacunaError('PROTOCOL_VIOLATION', `the destination said "${message.type}" out of turn`);
+  }
+
+  /** I8: the guest runs here again, with everything that it lent for hints back (C13). */
+  #abort(phase: 'cancelled' | 'failed', error: LacunaError): number {
+    const now = this.#options.clock();
+    this.#vm.device?.unfreeze();
+    this.#closeSession(now);
+    this.#closeRound(now, true);
+    this.#channel.cancel();
+    this.#vm.resume();
+    this.#vm.migrationEnds();
+    this.error = error;
+    this.endedAt = now;
+    this.phase = phase;
+    this.#options.onEvent(phase === 'cancelled' ? { type: 'cancelled' } : { type: 'failed', error });
+    return AGAIN;
+  }
+}
+
+/** Kinds of page within a run. */
+const Kind = { data: 0, zero: 1, inflated: 2 } as const;

@@ -1,0 +1,368 @@
+import { CommandDevice, type CommandDeviceState } from '../balloon/command-device.js';
+import { type ExitTable, readExits } from '../balloon/exits.js';
+import { LacunaError, messageOf } from '../errors.js';
+import { type FreeMemoryMode, findMetadataPlace, type GuestImage } from '../guest/image.js';
+import { type GuestConfig, mapDirtyLog, type ReportMode, type SelfCheck } from '../guest/runtime.js';
+import { IDLE_WORKLOAD, type WorkloadSpec } from '../guest/workload.js';
+import {
+  CHECK_BAD_PAGES,
+  CHECK_BAD_PFN,
+  CHECK_DONE,
+  CHECK_PAGES,
+  CHECK_REQUEST,
+  CONTROL_BYTES,
+  ControlBuffer,
+  type EventWord,
+  FREE_PAGES,
+  PAGES_DROPPED,
+  PAGES_WRITTEN,
+  RANGES_DROPPED,
+  RANGES_REPORTED,
+  VCPU_REQUEST,
+  VCPU_STATE,
+  VcpuRequest,
+  VcpuState,
+} from '../memory/control-buffer.js';
+import type { DirtyLog, DirtySink } from '../memory/dirty-log.js';
+import type { SharedGuestMemory } from '../memory/guest-memory.js';
+import { bitmapWords, PageBitmap, type PageRun } from '../memory/page-bitmap.js';
+import type { RamBlock } from '../memory/ram-layout.js';
+import { atomicMapper } from '../memory/shared-words.js';
+import { WriteOracle } from '../memory/write-oracle.js';
+import { macrotask, wakeOrTimeout } from '../migration/migrate.js';
+import type { SourceVm } from '../migration/vm.js';
+import { startThread, type Thread } from './threads.js';
+
+/** How a built-in guest is made. */
+export interface WorkerGuestOptions {
+  readonly image: GuestImage;
+  /** Memory of the image's layout. */
+  readonly memory: SharedGuestMemory;
+  /** The word that the host waits on. */
+  readonly event: EventWord;
+  readonly freeMemory?: FreeMemoryMode;
+  readonly workload?: WorkloadSpec;
+  readonly reportMode?: ReportMode;
+  /** Smallest order that the driver reports, 0 … 10. */
+  readonly minOrder?: number;
+  /** Size of the free page queue. */
+  readonly ringSize?: number;
+  readonly eventIdx?: boolean;
+  readonly ringDeadlineMs?: number;
+  readonly seed?: number;
+  /** Keep a record for the verifier (4 bytes a page and more, outside guest RAM). */
+  readonly oracle?: boolean;
+}
+
+/** What the thread of a guest is given. */
+export interface GuestThreadData {
+  readonly blocks: readonly RamBlock[];
+  readonly buffers: readonly SharedArrayBuffer[];
+  readonly control: SharedArrayBuffer;
+  readonly event: SharedArrayBuffer;
+  readonly log: SharedArrayBuffer;
+  readonly oracle: SharedArrayBuffer | undefined;
+  /** What a new guest is made of; undefined for one that arrives. */
+  readonly boot: { image: GuestImage; config: GuestConfig; freeMemory: FreeMemoryMode } | undefined;
+}
+
+/** Device state on its way: everything of the guest but its RAM. */
+interface SavedState {
+  readonly version: 1;
+  readonly device: CommandDeviceState;
+  /** Runs of pages in the balloon: pfn, count, pfn, count, … */
+  readonly inflated: readonly number[];
+  readonly vcpu: string;
+}
+
+/** Reads a device state. Throws DEVICE_STATE_INVALID. */
+export function parseDeviceState(bytes: Uint8Array): SavedState {
+  try {
+    const state = JSON.parse(new TextDecoder().decode(bytes)) as SavedState;
+    if (state.version !== 1) {
+      throw new RangeError(`version ${state.version}`);
+    }
+    return state;
+  } catch (cause) {
+    throw new LacunaError('DEVICE_STATE_INVALID', `the device state can't be read: ${messageOf(cause)}`, {
+      cause,
+    });
+  }
+}
+
+/** Counters that the guest shows to its host. */
+export interface GuestCounters {
+  readonly pagesWritten: number;
+  readonly freePages: number;
+  readonly rangesReported: number;
+  readonly rangesDropped: number;
+  readonly pagesDropped: number;
+}
+
+/** How long the host waits for a guest to stop or to check itself: generous, for it may have to share a processor. */
+const PATIENCE_MS = 60_000;
+/** Elements of the device's queues that are handled at a time. */
+const POLL_LIMIT = 1024;
+
+/**
+ * The built-in guest as its host sees it: a worker thread with its memory, its balloon device and its dirty log.
+ * It is a {@link SourceVm}; the guest that a `WorkerDestination` received is one too, so it can move on from there.
+ */
+export class WorkerGuest implements SourceVm {
+  readonly memory: SharedGuestMemory;
+  readonly control: ControlBuffer;
+  readonly log: DirtyLog;
+  readonly oracle: WriteOracle | undefined;
+  readonly event: EventWord;
+  readonly #inflated: PageBitmap;
+  readonly #thread: Thread;
+  #device: CommandDevice | undefined;
+  #migrating = false;
+  #stopped = false;
+  #serving = false;
+
+  private constructor(
+    memory: SharedGuestMemory,
+    event: EventWord,
+    oracle: boolean,
+    boot: GuestThreadData['boot'],
+  ) {
+    const { pfnSpan, blocks } = memory.layout;
+    this.memory = memory;
+    this.event = event;
+    const control = new SharedArrayBuffer(CONTROL_BYTES);
+    this.control = new ControlBuffer(atomicMapper, control, event);
+    this.control.words.store(VCPU_REQUEST, VcpuRequest.pause);
+    const log = new SharedArrayBuffer(bitmapWords(pfnSpan) * 4);
+    this.log = mapDirtyLog(atomicMapper, log, pfnSpan);
+    const record = oracle ? new SharedArrayBuffer(WriteOracle.byteLength(pfnSpan)) : undefined;
+    this.oracle = record === undefined ? undefined : new WriteOracle(atomicMapper, record, pfnSpan);
+    this.oracle?.reset(); // its memory is touched now, not while something is measured
+    this.#inflated = PageBitmap.allocate(atomicMapper, pfnSpan);
+    const data: GuestThreadData = {
+      blocks,
+      buffers: memory.buffers,
+      control,
+      event: event.buffer,
+      log,
+      oracle: record,
+      boot,
+    };
+    this.#thread = startThread('guest', data, () => this.event.ring());
+  }
+
+  /** A new guest, built from an image and paused before its first instruction. */
+  static async boot(options: WorkerGuestOptions): Promise<WorkerGuest> {
+    const ringSize = options.ringSize ?? 1024;
+    const config: GuestConfig = {
+      metadataGpa: findMetadataPlace(atomicMapper, options.image, ringSize),
+      ringSize,
+      eventIdx: options.eventIdx ?? true,
+      reportMode: options.reportMode ?? 'walk',
+      minOrder: options.minOrder ?? 0,
+      ringDeadlineMs: options.ringDeadlineMs ?? 500,
+      workload: options.workload ?? IDLE_WORKLOAD,
+      seed: options.seed ?? 1,
+    };
+    const guest = new WorkerGuest(options.memory, options.event, options.oracle ?? false, {
+      image: options.image,
+      config,
+      freeMemory: options.freeMemory ?? 'captured',
+    });
+    guest.#device = guest.#makeDevice(config.eventIdx, undefined);
+    await guest.#thread.up;
+    return guest;
+  }
+
+  /** A guest that is to arrive: its thread is up and waits. {@link adopt} it once it runs. */
+  static async incoming(memory: SharedGuestMemory, event: EventWord, oracle = false): Promise<WorkerGuest> {
+    const guest = new WorkerGuest(memory, event, oracle, undefined);
+    await guest.#thread.up;
+    return guest;
+  }
+
+  /** The guest has arrived and runs: from here on this host serves its device. */
+  adopt(state: Uint8Array): void {
+    const { device, inflated } = parseDeviceState(state);
+    for (let i = 0; i + 1 < inflated.length; i += 2) {
+      this.#inflated.setRange(inflated[i]!, inflated[i + 1]!);
+    }
+    this.#device = this.#makeDevice(device.eventIdx, device);
+    void this.#serveDevice();
+  }
+
+  get device(): CommandDevice | undefined {
+    return this.#device;
+  }
+
+  /** Lets a booted guest run. */
+  run(): void {
+    this.resume();
+    void this.#serveDevice();
+  }
+
+  get running(): boolean {
+    return this.control.words.load(VCPU_STATE) === VcpuState.running;
+  }
+
+  // ── SourceVm ──────────────────────────────────────────────────────────────────────────────────────────────
+
+  migrationBegins(): void {
+    this.#migrating = true;
+  }
+
+  migrationEnds(): void {
+    this.#migrating = false;
+    void this.#serveDevice();
+  }
+
+  payload(pfn: number, pageCount: number): Uint8Array<ArrayBufferLike> {
+    return this.memory.pages(pfn, pageCount);
+  }
+
+  drainDirty(sink: DirtySink): boolean {
+    return this.log.drainSlice(sink);
+  }
+
+  requestPause(): void {
+    this.control.words.store(VCPU_REQUEST, VcpuRequest.pause);
+    this.control.ringGuest();
+  }
+
+  get paused(): boolean {
+    return this.control.words.load(VCPU_STATE) === VcpuState.paused;
+  }
+
+  get stoppedAt(): number {
+    return this.control.stoppedAt;
+  }
+
+  resume(): void {
+    this.control.words.store(VCPU_REQUEST, VcpuRequest.run);
+    this.control.ringGuest();
+  }
+
+  get failure(): LacunaError | undefined {
+    return this.#thread.failure;
+  }
+
+  saveDeviceState(): Uint8Array {
+    if (this.#device === undefined) {
+      throw new LacunaError('ILLEGAL_STATE', 'a guest that has not arrived has no device state');
+    }
+    const inflated: number[] = [];
+    const run: PageRun = { pfn: 0, pageCount: 0 };
+    for (let from = 0; this.#inflated.nextRunInto(run, from); from = run.pfn + run.pageCount) {
+      inflated.push(run.pfn, run.pageCount);
+    }
+    const state: SavedState = {
+      version: 1,
+      device: this.#device.saveState(),
+      inflated,
+      vcpu: new TextDecoder().decode(this.control.readState()),
+    };
+    return new TextEncoder().encode(JSON.stringify(state));
+  }
+
+  // ── what a host can do besides ────────────────────────────────────────────────────────────────────────────
+
+  /** Stops the vCPU at its next safe point and waits for it. */
+  async pause(): Promise<void> {
+    this.requestPause();
+    await this.#until(() => this.paused, 'the guest to pause');
+  }
+
+  /** Has the guest look at every page that it uses. Works while it runs and while it is paused. */
+  async selfCheck(): Promise<SelfCheck> {
+    const { words } = this.control;
+    const wanted = words.add(CHECK_REQUEST, 1) + 1;
+    this.control.ringGuest();
+    await this.#until(() => words.load(CHECK_DONE) === wanted, 'the guest to check itself');
+    return {
+      pages: words.load(CHECK_PAGES),
+      badPages: words.load(CHECK_BAD_PAGES),
+      badPfn: words.load(CHECK_BAD_PFN),
+    };
+  }
+
+  /** Asks for a balloon of `pages` pages and waits until the guest says that it is done. */
+  async balloonTo(pages: number): Promise<number> {
+    const device = this.#device!;
+    device.setBalloonTarget(pages);
+    await this.#until(() => device.registers.actual === pages, `a balloon of ${pages} pages`);
+    return device.registers.actual;
+  }
+
+  counters(): GuestCounters {
+    const word = (index: number): number => this.control.words.load(index) >>> 0;
+    return {
+      pagesWritten: word(PAGES_WRITTEN),
+      freePages: word(FREE_PAGES),
+      rangesReported: word(RANGES_REPORTED),
+      rangesDropped: word(RANGES_DROPPED),
+      pagesDropped: word(PAGES_DROPPED),
+    };
+  }
+
+  exits(): ExitTable {
+    return readExits(this.control.words);
+  }
+
+  cpuMs(): number {
+    return this.#thread.cpuMs();
+  }
+
+  /** Ends the guest's thread. Its memory may be reused when this has resolved. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.control.words.store(VCPU_REQUEST, VcpuRequest.exit);
+    this.control.ringGuest();
+    await this.#thread.ended;
+  }
+
+  #makeDevice(eventIdx: boolean, restored: CommandDeviceState | undefined): CommandDevice {
+    return new CommandDevice({
+      memory: this.memory,
+      map: atomicMapper,
+      control: this.control,
+      log: this.log,
+      inflated: this.#inflated,
+      eventIdx,
+      ...(restored === undefined ? {} : { restored }),
+    });
+  }
+
+  /** Answers the guest's kicks while no migration does. */
+  async #serveDevice(): Promise<void> {
+    const device = this.#device;
+    if (device === undefined || this.#serving) {
+      return;
+    }
+    this.#serving = true;
+    while (!this.#stopped && !this.#migrating && this.failure === undefined) {
+      const seen = this.event.value();
+      device.poll(performance.now(), POLL_LIMIT);
+      // Always a macrotask in between: a guest that kicks without end must not starve the host's event loop.
+      await (device.armNotifications() ? macrotask() : wakeOrTimeout(this.event, seen, PATIENCE_MS));
+    }
+    this.#serving = false;
+  }
+
+  async #until(condition: () => boolean, what: string): Promise<void> {
+    const deadline = performance.now() + PATIENCE_MS;
+    for (;;) {
+      const seen = this.event.value();
+      if (condition()) {
+        return;
+      }
+      if (this.failure !== undefined) {
+        throw this.failure;
+      }
+      const left = deadline - performance.now();
+      if (left <= 0) {
+        throw new LacunaError('GUEST_FAILED', `waited ${PATIENCE_MS} ms for ${what}`);
+      }
+      await wakeOrTimeout(this.event, seen, left);
+    }
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * The boundary between the two ends of a migration. A transport carries it; source and destination know nothing
+ * of how. Everything sent is applied in the order in which it was sent.
+ */
+
+/** What the destination says. */
+export type DestinationMessage =
+  /** All of the guest is here and could be started (I10: it is not, before the commit). */
+  | { readonly type: 'ready'; readonly counts: PageCounts }
+  /** The guest runs at the destination, since `startedAt` (ms since the epoch). */
+  | { readonly type: 'started'; readonly startedAt: number }
+  /** The guest was not started, and never will be by that commit. */
+  | { readonly type: 'not-started'; readonly reason: string }
+  /** The destination has given the migration up. */
+  | { readonly type: 'error'; readonly reason: string };
+
+/** What one end sent and the other applied; both count, and the commit is given only if they agree. */
+export interface PageCounts {
+  /** Pages whose contents were sent. */
+  pages: number;
+  /** Pages sent as zeroes, without contents. */
+  zeroPages: number;
+  /** Pages that the destination was told to fill. */
+  filledPages: number;
+  /** Rounds that were ended. */
+  rounds: number;
+}
+
+export function noPages(): PageCounts {
+  return { pages: 0, zeroPages: 0, filledPages: 0, rounds: 0 };
+}
+
+/** The source's end. */
+export interface SourceChannel {
+  /** Whether another run may be sent; if not, the channel rings its event word when it may. */
+  readonly writable: boolean;
+  /** Bytes that were sent and have not been applied yet. */
+  readonly unflushedBytes: number;
+  /**
+   * Pages with their contents. The channel may read `payload` at any time until the run is flushed: a page that
+   * is written meanwhile is torn, and goes out again, because its mark follows the write (I5).
+   */
+  pageRun(pfn: number, pageCount: number, payload: Uint8Array<ArrayBufferLike>): void;
+  zeroRun(pfn: number, pageCount: number): void;
+  /** Pages that are to read as `value` (a byte) from here on. */
+  fillRun(pfn: number, pageCount: number, value: number): void;
+  roundEnd(round: number): void;
+  deviceState(state: Uint8Array): void;
+  /** Everything was sent: the destination answers *ready*. */
+  finish(): void;
+  /** The guest is the destination's. After this it may start it, and the source never runs it again (I10). */
+  commit(): void;
+  /** The migration is over, without a commit. */
+  cancel(): void;
+  /** The next message of the destination, if one has arrived. */
+  poll(): DestinationMessage | undefined;
+}
+
+/** The destination's end: what a transport hands everything that arrives to, in order. */
+export interface FrameSink {
+  /** Nothing that arrives now matters any more: it is read and dropped. */
+  readonly discarded: boolean;
+  pageRun(pfn: number, pageCount: number, payload: Uint8Array<ArrayBufferLike>): void;
+  zeroRun(pfn: number, pageCount: number): void;
+  fillRun(pfn: number, pageCount: number, value: number): void;
+  roundEnd(round: number): void;
+  deviceState(state: Uint8Array): void;
+  finish(): void;
+  commit(): void;
+  cancel(): void;
+  /** One of the above has thrown, or the transport itself has found something that can't be right. */
+  fail(thrown: unknown): void;
+}
+
+/** Bytes that a run's header takes on the wire; what is counted as transferred includes it. */
+export const FRAME_HEADER_BYTES = 32;
