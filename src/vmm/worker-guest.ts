@@ -66,9 +66,12 @@ export interface GuestThreadData {
   readonly boot: { image: GuestImage; config: GuestConfig; freeMemory: FreeMemoryMode } | undefined;
 }
 
+/** Of {@link SavedState}. */
+const STATE_VERSION = 1;
+
 /** Device state on its way: everything of the guest but its RAM. */
 interface SavedState {
-  readonly version: 1;
+  readonly version: number;
   readonly device: CommandDeviceState;
   /** Runs of pages in the balloon: pfn, count, pfn, count, … */
   readonly inflated: readonly number[];
@@ -79,7 +82,7 @@ interface SavedState {
 export function parseDeviceState(bytes: Uint8Array): SavedState {
   try {
     const state = JSON.parse(new TextDecoder().decode(bytes)) as SavedState;
-    if (state.version !== 1) {
+    if (state.version !== STATE_VERSION) {
       throw new RangeError(`version ${state.version}`);
     }
     return state;
@@ -256,7 +259,7 @@ export class WorkerGuest implements SourceVm {
       inflated.push(run.pfn, run.pageCount);
     }
     const state: SavedState = {
-      version: 1,
+      version: STATE_VERSION,
       device: this.#device.saveState(),
       inflated,
       vcpu: new TextDecoder().decode(this.control.readState()),
