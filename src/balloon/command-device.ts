@@ -11,6 +11,7 @@ import {
   VIRTIO_BALLOON_VQ_FREE_PAGE,
   VIRTIO_BALLOON_VQ_INFLATE,
 } from '../spec/virtio-balloon.js';
+import { VIRTQ_MAX_SIZE } from '../spec/virtio-ring.js';
 import {
   DeviceQueue,
   type DeviceQueueState,
@@ -101,7 +102,8 @@ export class CommandDevice {
   closeSession(now: number): void {
     this.session.close();
     this.registers.requestStop();
-    this.poll(now, Number.MAX_SAFE_INTEGER);
+    // No ring holds more: a guest that refills it as fast as it is emptied can't hold up the close (I6).
+    this.poll(now, VIRTQ_MAX_SIZE);
   }
 
   /** From here on the host writes nothing to guest RAM: the final drain is about to be, or was, done (V14). */
@@ -153,7 +155,8 @@ export class CommandDevice {
   saveState(): CommandDeviceState {
     return {
       registers: this.registers.save(QUEUE_COUNT),
-      queues: this.#queues.map((queue) => queue?.saveState() ?? null),
+      // A queue that was not looked at since the device arrived is where it was then.
+      queues: this.#queues.map((queue, i) => queue?.saveState() ?? this.#options.restored?.queues[i] ?? null),
       nextId: this.#nextId,
       eventIdx: this.#options.eventIdx,
     };
@@ -172,7 +175,7 @@ export class CommandDevice {
     const state = restored?.queues[index] ?? undefined;
     const queue = new DeviceQueue(memory, map, log, addresses, eventIdx, state);
     this.#queues[index] = queue;
-    this.#elements[index] = new QueueElement(Math.max(1, addresses.size));
+    this.#elements[index] = new QueueElement(queue.fault === undefined ? addresses.size : 1);
     return queue;
   }
 

@@ -79,6 +79,7 @@ export class VcpuTraps implements DevicePort {
       }
     } else if (offset === ACTUAL_OFFSET) {
       words.store(ACTUAL, value | 0);
+      this.#control.ringHost();
     }
     // cmd_id_reg and num_pages are the host's: a guest's write to them changes nothing.
   }

@@ -131,12 +131,13 @@ export class BuddyAllocator {
     return pfn;
   }
 
-  /** Gives back a block. Throws ILLEGAL_STATE if a page of it is free already. */
+  /** Gives back a block. Throws ILLEGAL_STATE, and changes nothing, if a page of it is free already. */
   release(pfn: number, order: number): void {
     const pages = 2 ** order;
-    if (this.free.setRange(pfn, pages) !== pages) {
+    if (this.free.nextSet(pfn, pfn + pages) !== pfn + pages) {
       throw new LacunaError('ILLEGAL_STATE', `pages ${pfn}–${pfn + pages - 1} were released twice`);
     }
+    this.free.setRange(pfn, pages);
     this.#freePages += pages;
     let block = pfn / pages;
     while (order < MAX_ORDER) {
@@ -168,6 +169,11 @@ export class BuddyAllocator {
         }
         if (order < MAX_ORDER && block % 2 === 0 && bitmap.test(block + 1)) {
           return `the blocks of order ${order} at page ${pfn} are buddies and not merged`;
+        }
+        for (let larger = order + 1; larger <= MAX_ORDER; larger += 1) {
+          if (this.#orders[larger]!.test(block >>> (larger - order))) {
+            return `the free block of order ${order} at page ${pfn} lies within one of order ${larger}`;
+          }
         }
         pages += 2 ** order;
       }

@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { LacunaError } from '../errors.js';
-import { PAGE_SIZE } from '../memory/page.js';
+import { LacunaError, messageOf } from '../errors.js';
+import { PAGE_SIZE, PAGES_PER_WORD } from '../memory/page.js';
 import { bitmapWords } from '../memory/page-bitmap.js';
 import { RamLayout } from '../memory/ram-layout.js';
 import type { WordMapper } from '../memory/shared-words.js';
@@ -47,23 +47,32 @@ export function parseCapture(map: WordMapper, files: CaptureFiles, where: string
   const meta = parsed.data;
   if (files.kpageflags.length !== meta.pfns * KPF_WORD_BYTES) {
     malformed(
-      `kpageflags has ${files.kpageflags.length} bytes, and ${meta.pfns} pfns take ${meta.pfns * KPF_WORD_BYTES}`,
+      `kpageflags has ${files.kpageflags.length} bytes, and meta.json's pfns (${meta.pfns}) take ${meta.pfns * KPF_WORD_BYTES}`,
     );
   }
   if (files.zero.length !== meta.pfns / 8) {
-    malformed(`the zero bitmap has ${files.zero.length} bytes, and ${meta.pfns} pfns take ${meta.pfns / 8}`);
+    malformed(
+      `the zero bitmap has ${files.zero.length} bytes, and meta.json's pfns (${meta.pfns}) take ${meta.pfns / 8}`,
+    );
   }
   let layout: RamLayout;
   try {
     layout = new RamLayout(meta.backing);
   } catch (cause) {
-    throw new LacunaError('CAPTURE_MALFORMED', `${where}: backing: ${String(cause)}`, { cause });
+    throw new LacunaError('CAPTURE_MALFORMED', `${where}: meta.json: backing: ${messageOf(cause)}`, {
+      cause,
+    });
   }
   if (layout.memoryBytes !== meta.memoryBytes) {
-    malformed(`backing covers ${layout.memoryBytes} bytes and memoryBytes says ${meta.memoryBytes}`);
+    malformed(
+      `meta.json: backing covers ${layout.memoryBytes} bytes and memoryBytes says ${meta.memoryBytes}`,
+    );
   }
   if (layout.pfnSpan > meta.pfns) {
-    malformed(`RAM ends at pfn ${layout.pfnSpan} and the files at ${meta.pfns}`);
+    malformed(`meta.json: backing ends at pfn ${layout.pfnSpan}, and pfns says ${meta.pfns}`);
+  }
+  if (layout.pageCount !== meta.counts.pages) {
+    malformed(`meta.json: backing has ${layout.pageCount} pages and counts.pages says ${meta.counts.pages}`);
   }
   const image = emptyImage(meta.name, layout.blocks);
   const { free, zero } = imageBitmaps(map, image);
@@ -77,18 +86,35 @@ export function parseCapture(map: WordMapper, files: CaptureFiles, where: string
     const low = flags.getUint32(pfn * KPF_WORD_BYTES, true);
     if (((low >>> KPF_BUDDY) & 1) === 1) {
       if (layout.segmentOfPfn(pfn) === undefined || ((low >>> KPF_NOPAGE) & 1) === 1) {
-        malformed(`pfn ${pfn} is free and no RAM lies behind it`);
+        malformed(`kpageflags: pfn ${pfn} is free and no RAM lies behind it`);
       }
       free.set(pfn);
       freePages += 1;
     }
   }
   if (freePages !== meta.counts.free) {
-    malformed(`${freePages} pages are free and meta.json counts ${meta.counts.free}`);
+    malformed(
+      `kpageflags: ${freePages} pages are free, and meta.json's counts.free says ${meta.counts.free}`,
+    );
   }
   const zeroPages = zero.count();
   if (zeroPages !== meta.counts.zero) {
-    malformed(`${zeroPages} pages are zero and meta.json counts ${meta.counts.zero}`);
+    malformed(
+      `the zero bitmap: ${zeroPages} pages are zero, and meta.json's counts.zero says ${meta.counts.zero}`,
+    );
   }
+  const refuseZeroIn = (from: number, end: number): void => {
+    const pfn = zero.nextSet(from, end);
+    if (pfn < end) {
+      malformed(`the zero bitmap: pfn ${pfn} is zero and no RAM lies behind it`);
+    }
+  };
+  // What lies between segments and in the last word behind them has no memory, so nothing there is zero.
+  let gap = 0;
+  for (const { firstPfn, pageCount } of layout.segments) {
+    refuseZeroIn(gap, firstPfn);
+    gap = firstPfn + pageCount;
+  }
+  refuseZeroIn(gap, zero.wordCount * PAGES_PER_WORD);
   return image;
 }

@@ -11,25 +11,36 @@ export function xorshift32(state: number): number {
   return state >>> 0;
 }
 
+let sharedPool: Uint8Array | undefined;
+
+/** The pool, made when it is first needed: the same one for every guest of a thread. */
+function pool(): Uint8Array {
+  if (sharedPool === undefined) {
+    const words = new Uint32Array((POOL_BYTES + PAGE_SIZE) / 4);
+    let state = 0x9e37_79b9;
+    for (let i = 0; i < words.length; i += 1) {
+      state = xorshift32(state);
+      words[i] = state;
+    }
+    sharedPool = new Uint8Array(words.buffer);
+  }
+  return sharedPool;
+}
+
 /**
  * What pages hold. A page's contents follow from its pfn and a version, so that the guest can say at any time
  * what a page must hold without keeping a copy: 4088 bytes out of a pool of pseudo-random ones, at a place that
  * pfn and version choose, behind 8 bytes of pfn and version themselves.
  */
 export class PageContent {
-  readonly #pool: Uint8Array;
+  readonly #seed: number;
+  readonly #pool: Uint8Array = pool();
   readonly #page: Uint8Array = new Uint8Array(PAGE_SIZE);
   readonly #pageWords: Uint32Array = new Uint32Array(this.#page.buffer);
 
   /** The same seed makes the same contents. */
   constructor(seed: number) {
-    const words = new Uint32Array((POOL_BYTES + PAGE_SIZE) / 4);
-    let state = xorshift32((seed ^ 0x9e37_79b9) >>> 0 || 1);
-    for (let i = 0; i < words.length; i += 1) {
-      state = xorshift32(state);
-      words[i] = state;
-    }
-    this.#pool = new Uint8Array(words.buffer);
+    this.#seed = seed;
   }
 
   /** Writes the page's contents into `bytes` from `byteOffset`. */
@@ -45,10 +56,10 @@ export class PageContent {
   }
 
   #compose(pfn: number, version: number): void {
-    const hash = Math.imul(Math.imul(pfn, 0x9e37_79b1) ^ version, 0x85eb_ca6b) >>> 0;
+    const hash = Math.imul(Math.imul(pfn, 0x9e37_79b1) ^ version ^ this.#seed, 0x85eb_ca6b) >>> 0;
     const from = (hash % (POOL_BYTES / 8)) * 8;
     this.#page.set(this.#pool.subarray(from, from + PAGE_SIZE));
     this.#pageWords[0] = pfn;
-    this.#pageWords[1] = version;
+    this.#pageWords[1] = version ^ this.#seed;
   }
 }

@@ -3,7 +3,7 @@ import type { SharedGuestMemory } from '../memory/guest-memory.js';
 import { zeroMemory } from '../memory/memory-pool.js';
 import { GIB, gpaOf, MIB, PAGE_SIZE } from '../memory/page.js';
 import { bitmapWords, PageBitmap, type PageRun } from '../memory/page-bitmap.js';
-import { q35Blocks, type RamBlock, RamLayout } from '../memory/ram-layout.js';
+import { q35Blocks, type RamBlock, RamLayout, type RamSegment } from '../memory/ram-layout.js';
 import type { WordMapper } from '../memory/shared-words.js';
 import type { PageContent } from './content.js';
 import { metadataPages } from './metadata.js';
@@ -47,7 +47,10 @@ export interface SyntheticOptions {
   readonly freeRunPages: number;
 }
 
-/** A made-up machine: free runs of one length, spread evenly over its memory; a part of them holds zeroes. */
+/**
+ * A made-up machine: free runs of one length, spread evenly over its memory, none of its pages zero. Runs do not
+ * touch, so of single pages at most half of memory can be free, of pairs two thirds, and so on.
+ */
 export function syntheticImage(map: WordMapper, options: SyntheticOptions): GuestImage {
   const { memoryBytes, freeShare, freeRunPages } = options;
   if (!Number.isSafeInteger(memoryBytes) || memoryBytes % PAGE_SIZE !== 0 || memoryBytes < 8 * MIB) {
@@ -68,19 +71,17 @@ export function syntheticImage(map: WordMapper, options: SyntheticOptions): Gues
   // The first pages stay in use: the guest's own tables go there.
   const first = metadataPages({ pfnSpan: layout.pfnSpan, ringSize: 32768 }) + 64;
   const wanted = Math.floor(layout.pageCount * freeShare);
-  const period =
-    freeShare === 0
-      ? Number.POSITIVE_INFINITY
-      : Math.max(freeRunPages + 1, Math.floor(freeRunPages / freeShare));
+  const from = (segment: RamSegment): number => Math.max(first, segment.firstPfn);
+  const endOf = (segment: RamSegment): number => segment.firstPfn + segment.pageCount;
+  const usable = layout.segments.reduce(
+    (sum, segment) => sum + Math.max(0, endOf(segment) - from(segment)),
+    0,
+  );
+  const period = Math.max(freeRunPages + 1, (usable * freeRunPages) / Math.max(1, wanted));
   let made = 0;
   for (const segment of layout.segments) {
-    const end = segment.firstPfn + segment.pageCount;
-    for (
-      let pfn = Math.max(first, segment.firstPfn);
-      pfn + freeRunPages <= end && made < wanted;
-      pfn += period
-    ) {
-      made += free.setRange(pfn, freeRunPages);
+    for (let at = from(segment); at + freeRunPages <= endOf(segment) && made < wanted; at += period) {
+      made += free.setRange(Math.floor(at), freeRunPages);
     }
   }
   return image;

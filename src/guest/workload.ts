@@ -112,6 +112,7 @@ export class Workload {
     while (pages > 0) {
       pages -= this.#work();
     }
+    this.#credit += pages; // what the last operation did too much (a block is written whole) is owed
     return this.#credit >= 1 ? 0 : (1 - this.#credit) / this.#pagesPerMs;
   }
 

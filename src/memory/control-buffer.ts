@@ -22,7 +22,6 @@ import type { SharedWords, WordMapper } from './shared-words.js';
  *    18  CHECK_PAGES       guest                 pages looked at
  *    19  CHECK_BAD_PAGES   guest                 pages that do not hold what the ledger says
  *    20  CHECK_BAD_PFN     guest                 the first of those, or -1
- *    24  WORKLOAD_OPS      guest (add)           operations done (wraps)
  *    25  PAGES_WRITTEN     guest (add)           pages written by the workload (wraps)
  *    26  FREE_PAGES        guest                 pages that its allocator has free
  *    27  RANGES_REPORTED   guest (add)           ranges put on the free page queue (wraps)
@@ -52,7 +51,6 @@ export const CHECK_DONE = 17;
 export const CHECK_PAGES = 18;
 export const CHECK_BAD_PAGES = 19;
 export const CHECK_BAD_PFN = 20;
-export const WORKLOAD_OPS = 24;
 export const PAGES_WRITTEN = 25;
 export const FREE_PAGES = 26;
 export const RANGES_REPORTED = 27;

@@ -40,25 +40,34 @@ export class MemoryPool {
       (sum, segment, i) => sum + (reused[i] === undefined ? segment.lengthBytes : 0),
       0,
     );
-    const needed = Math.min(freshBytes, residentBytes);
-    const available = this.#availableBytes();
-    if (needed > available) {
-      for (const buffer of reused) {
-        if (buffer !== undefined) {
-          this.#free.push(buffer);
-        }
-      }
-      throw new LacunaError(
-        'OUT_OF_MEMORY',
-        `the guest needs ${Math.ceil(needed / MIB)} MiB of memory and ${Math.floor(available / MIB)} MiB are available: ` +
-          'take a smaller guest, or free memory on this machine',
-      );
+    try {
+      this.#check(Math.min(freshBytes, residentBytes));
+    } catch (thrown) {
+      this.#free.push(...reused.filter((buffer) => buffer !== undefined));
+      throw thrown;
     }
     this.#heldBytes += freshBytes;
     return new SharedGuestMemory(
       layout,
       layout.segments.map((segment, i) => reused[i] ?? new SharedArrayBuffer(segment.lengthBytes)),
     );
+  }
+
+  /** Memory that was never touched, all zero, and not for giving back. Throws OUT_OF_MEMORY. */
+  takeFresh(layout: RamLayout): SharedGuestMemory {
+    this.#check(layout.memoryBytes);
+    return SharedGuestMemory.allocate(layout);
+  }
+
+  #check(neededBytes: number): void {
+    const available = this.#availableBytes();
+    if (neededBytes > available) {
+      throw new LacunaError(
+        'OUT_OF_MEMORY',
+        `the guest needs ${Math.ceil(neededBytes / MIB)} MiB of memory and ${Math.floor(available / MIB)} MiB are available: ` +
+          'take a smaller guest, or free memory on this machine',
+      );
+    }
   }
 
   /** Takes memory back. No thread may touch it afterwards. */

@@ -104,7 +104,7 @@ export const AGAIN = 0;
 
 /**
  * The source of a precopy migration, as a machine that is stepped: no thread, no timer, no promise in it. A step
- * does a bounded piece of work (a slice of a sync, a poll of the device, one run) and says when to come back.
+ * does a bounded piece of work (a slice of a sync, a poll of the device, one frame) and says when to come back.
  *
  * The order of things in a round is what keeps the invariants: drain the log (I2) → issue an id → claim, then
  * read (I5), while hints clear bits of the send bitmap (I3) → close the session (I4) → drain the log again.
@@ -135,7 +135,10 @@ export class PrecopySource {
   readonly #cursor: SendCursor;
   readonly #pacer: Pacer;
   readonly #convergence: Convergence;
+  /** The run in hand: claimed, and what of it is not sent yet. */
   readonly #run: PageRun = { pfn: 0, pageCount: 0 };
+  readonly #fillRun: PageRun = { pfn: 0, pageCount: 0 };
+  #cancelled = false;
   #round: RoundRecord | undefined;
   #session: SessionRecord | undefined;
   #fillFrom = 0;
@@ -187,6 +190,12 @@ export class PrecopySource {
    */
   step(): number {
     const now = this.#options.clock();
+    if (this.#cancelled && this.canCancel) {
+      return this.#abort(
+        'cancelled',
+        new LacunaError('CANCELLED', 'the migration was cancelled; the guest runs at the source'),
+      );
+    }
     if (this.phase !== 'commit-wait' && this.#vm.failure !== undefined) {
       return this.#abort('failed', this.#vm.failure);
     }
@@ -232,14 +241,12 @@ export class PrecopySource {
     }
   }
 
-  /** Calls the migration off. The guest stays here, or is let go on here. No effect once the commit has left. */
+  /**
+   * Calls the migration off, at the next step: the guest stays here, or is let go on here. May be called at any
+   * time, from an event's handler too. No effect once the commit has left.
+   */
   cancel(): void {
-    if (this.canCancel) {
-      this.#abort(
-        'cancelled',
-        new LacunaError('CANCELLED', 'the migration was cancelled; the guest runs at the source'),
-      );
-    }
+    this.#cancelled = true;
   }
 
   // ── rounds ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -301,6 +308,8 @@ export class PrecopySource {
     if (record === undefined) {
       return;
     }
+    this.accounts.send.setRange(this.#run.pfn, this.#run.pageCount); // claimed, and not sent after all
+    this.#run.pageCount = 0;
     this.#cursor.giveBack();
     record.endedAt = now;
     record.bytes = this.transferredBytes - record.bytes;
@@ -435,12 +444,15 @@ export class PrecopySource {
     }
     const blockedUntil = this.#blockedUntil(now);
     if (blockedUntil !== AGAIN) {
-      // Hints are looked at every millisecond while the link is busy.
-      return session === undefined ? blockedUntil : Math.min(blockedUntil, now + 1);
+      // While the link is busy hints are looked at: without a pause as long as they flow, else every millisecond.
+      return handled > 0 ||
+        (session !== undefined && now - this.#lastHintAt < SPIN_MS && this.#hintsToCome(session))
+        ? AGAIN
+        : Math.min(blockedUntil, session === undefined ? blockedUntil : now + 1);
     }
-    if (this.#cursor.nextInto(this.#run, frontier, ahead)) {
+    if (this.#run.pageCount > 0 || this.#cursor.nextInto(this.#run, frontier, ahead)) {
       this.#stopWaiting(now);
-      this.#sendRun(now);
+      this.#sendFrame(now);
       return AGAIN;
     }
     if (session !== undefined && device !== undefined && this.#hintsToCome(session) && !ahead) {
@@ -488,9 +500,10 @@ export class PrecopySource {
     if (blockedUntil !== AGAIN) {
       return blockedUntil;
     }
-    if (this.accounts.takeFillInto(this.#run, this.#fillFrom)) {
-      this.#fillFrom = this.#run.pfn + this.#run.pageCount;
-      this.#emitFill(this.#run.pfn, this.#run.pageCount, now);
+    const run = this.#fillRun;
+    if (this.accounts.takeFillInto(run, this.#fillFrom)) {
+      this.#fillFrom = run.pfn + run.pageCount;
+      this.#emitFill(run.pfn, run.pageCount, now);
       return AGAIN;
     }
     this.#endRound(now);
@@ -505,27 +518,28 @@ export class PrecopySource {
     this.#charge(FRAME_HEADER_BYTES, now);
   }
 
-  #sendRun(now: number): void {
-    const { pfn, pageCount } = this.#run;
+  /**
+   * Sends the first frame's worth of the run in hand: its first pages that are alike. A run that mixes data and
+   * zeroes takes several steps, so that a channel is asked before each frame whether it has room.
+   */
+  #sendFrame(now: number): void {
+    const run = this.#run;
+    const { pfn, pageCount } = run;
     const inflated = this.#vm.device?.inflated;
     const hasInflated = inflated !== undefined && inflated.nextSet(pfn, pfn + pageCount) < pfn + pageCount;
-    if (!this.#options.zeroDetection && !hasInflated) {
-      this.#emitPages(pfn, pageCount, now);
-      return;
-    }
-    // Cut where neighbouring pages differ in kind.
-    const bytes = this.#vm.payload(pfn, pageCount);
-    let start = 0;
-    let kind = this.#kindOf(bytes, 0, pfn, hasInflated);
-    for (let page = 1; page < pageCount; page += 1) {
-      const next = this.#kindOf(bytes, page, pfn + page, hasInflated);
-      if (next !== kind) {
-        this.#emit(kind, pfn + start, page - start, now);
-        start = page;
-        kind = next;
+    let kind: number = Kind.data;
+    let pages = pageCount;
+    if (this.#options.zeroDetection || hasInflated) {
+      const bytes = this.#vm.payload(pfn, pageCount);
+      kind = this.#kindOf(bytes, 0, pfn, hasInflated);
+      pages = 1;
+      while (pages < pageCount && this.#kindOf(bytes, pages, pfn + pages, hasInflated) === kind) {
+        pages += 1;
       }
     }
-    this.#emit(kind, pfn + start, pageCount - start, now);
+    run.pfn += pages;
+    run.pageCount -= pages;
+    this.#emit(kind, pfn, pages, now);
   }
 
   #kindOf(bytes: Uint8Array, page: number, pfn: number, hasInflated: boolean): number {
@@ -594,8 +608,8 @@ export class PrecopySource {
     if (blockedUntil !== AGAIN) {
       return blockedUntil;
     }
-    if (this.#cursor.nextInto(this.#run, Number.POSITIVE_INFINITY, false)) {
-      this.#sendRun(now);
+    if (this.#run.pageCount > 0 || this.#cursor.nextInto(this.#run, Number.POSITIVE_INFINITY, false)) {
+      this.#sendFrame(now);
       return AGAIN;
     }
     this.#endRound(now);
@@ -628,6 +642,7 @@ export class PrecopySource {
       }
       this.#ready = true;
       this.#options.onEvent({ type: 'ready' });
+      return AGAIN; // the last moment at which a cancel is heard
     } else if (message !== undefined) {
       return this.#abort('failed', this.#unexpected(message));
     }

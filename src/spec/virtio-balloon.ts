@@ -1,8 +1,5 @@
 /** The memory balloon device: numbers from VIRTIO 1.3 § 5.5, in the standard's spelling. */
 
-/** § 5.5.6: the device's unit: a page frame number is a guest-physical address shifted by this. */
-export const VIRTIO_BALLOON_PFN_SHIFT = 12;
-
 /** § 5.5.2: queue numbers. The hint queue's standard index is 3, after the statistics queue. */
 export const VIRTIO_BALLOON_VQ_INFLATE = 0;
 export const VIRTIO_BALLOON_VQ_DEFLATE = 1;

@@ -25,6 +25,7 @@ import {
  *     6… REPLY_COUNTS      destination    pages, zero pages, filled pages, rounds
  *    10  STARTED_AT        destination    float64
  *    12  TEXT_LENGTH       destination
+ *    13  READER_WAITING    both           set by a destination that found no frame; taken by whoever writes one
  *    16  frames            source         1024 × 8 words: type, pfn, pageCount, value
  *        reply text        destination    4 KiB
  *        device state      source         up to 4 MiB
@@ -39,6 +40,7 @@ const REPLY_TYPE = 5;
 const REPLY_COUNTS = 6;
 const STARTED_AT = 10;
 const TEXT_LENGTH = 12;
+const READER_WAITING = 13;
 const FRAMES = 16;
 const FRAME_SLOTS = 1024;
 const FRAME_WORDS = FRAME_HEADER_BYTES / 4;
@@ -203,7 +205,11 @@ export class MemoryChannel implements SourceChannel {
     this.#frames[at + 3] = value;
     this.#writeIndex = (this.#writeIndex + 1) | 0;
     this.#words.store(WRITE_INDEX, this.#writeIndex); // publishes the frame; pairs with the load in receive()
-    this.#words.notify(WRITE_INDEX);
+    // A system call a frame would cost more than the frame: only a reader that has said so is woken.
+    if (this.#words.load(READER_WAITING) !== 0) {
+      this.#words.store(READER_WAITING, 0);
+      this.#words.notify(WRITE_INDEX);
+    }
   }
 }
 
@@ -264,7 +270,10 @@ export class MemoryChannelEnd {
     for (;;) {
       const writeIndex = words.load(WRITE_INDEX);
       if (writeIndex === this.#readIndex) {
+        // Says so first; if a frame was written meanwhile the index has moved on and the wait ends at once.
+        words.store(READER_WAITING, 1);
         words.wait(WRITE_INDEX, writeIndex, Number.POSITIVE_INFINITY);
+        words.store(READER_WAITING, 0);
         continue;
       }
       while (this.#readIndex !== writeIndex) {

@@ -117,7 +117,7 @@ export class DeviceQueue {
   /** Loads the driver's index; true if elements are there. Pairs with the store in DriverQueue.publish. */
   refresh(): boolean {
     const views = this.#mapViews();
-    if (views === undefined) {
+    if (views === undefined || this.fault !== undefined) {
       return false;
     }
     this.#availIdx = views.avail.load(RING_IDX);
@@ -170,7 +170,7 @@ export class DeviceQueue {
 
   /** Returns an element to the driver; `writtenBytes` is what the device wrote into it (0 for a hint). */
   pushUsed(head: number, writtenBytes: number): void {
-    const views = this.#views!;
+    const views = this.#mapViews()!;
     const at = (this.#state.usedIdx & this.#mask) * 2;
     views.usedEntries[at] = head;
     views.usedEntries[at + 1] = writtenBytes;
@@ -186,7 +186,7 @@ export class DeviceQueue {
     if (usedIdx === this.#publishedUsedIdx) {
       return;
     }
-    this.#views!.used.store(RING_IDX, usedIdx); // pairs with the load in DriverQueue.reclaim
+    this.#mapViews()!.used.store(RING_IDX, usedIdx); // pairs with the load in DriverQueue.reclaim
     const { usedGpa } = this.addresses;
     const first = this.#publishedUsedIdx & this.#mask;
     const last = (usedIdx - 1) & this.#mask;
@@ -256,7 +256,7 @@ export class DeviceQueue {
   }
 
   #mapViews(): QueueViews | undefined {
-    if (this.#viewGeneration !== this.#memory.generation && this.fault === undefined) {
+    if (this.#viewGeneration !== this.#memory.generation) {
       const views = mapQueue(this.#memory, this.#map, this.addresses);
       if (typeof views === 'string') {
         this.#views = undefined;

@@ -1,0 +1,39 @@
+import { createLogUpdate } from 'log-update';
+import pc from 'picocolors';
+
+/**
+ * What a long command shows while it works, on standard error: a block that is redrawn on a terminal, a line a step
+ * elsewhere (a log file, a CI job), nothing if it was asked to be quiet.
+ */
+export interface Progress {
+  /** Redraws the block. Does nothing without a terminal. */
+  update(lines: string): void;
+  /** Something is finished: a line that stays. */
+  log(line: string): void;
+  /** Leaves the terminal as it was found. */
+  done(): void;
+}
+
+export function makeProgress(quiet: boolean): Progress {
+  if (quiet) {
+    return { update: () => {}, log: () => {}, done: () => {} };
+  }
+  if (!process.stderr.isTTY) {
+    return { update: () => {}, log: (line) => process.stderr.write(`${line}\n`), done: () => {} };
+  }
+  const live = createLogUpdate(process.stderr);
+  return {
+    update: (lines) => live(lines),
+    log: (line) => live.persist(line),
+    done: () => {
+      live.clear();
+      live.done();
+    },
+  };
+}
+
+/** A bar of `width` characters, `share` of it (0 … 1) full. */
+export function bar(share: number, width: number): string {
+  const full = Math.round(Math.min(1, Math.max(0, share)) * width);
+  return `${pc.cyan('█'.repeat(full))}${pc.dim('░'.repeat(width - full))}`;
+}

@@ -1,0 +1,88 @@
+import { InvalidArgumentError } from 'commander';
+import { GIB, KIB, MIB, PAGE_SIZE } from '../memory/page.js';
+
+const SIZES: Record<string, number> = {
+  kib: KIB,
+  mib: MIB,
+  gib: GIB,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  k: KIB,
+  m: MIB,
+  g: GIB,
+};
+const BITS: Record<string, number> = { kbit: 1e3, mbit: 1e6, gbit: 1e9 };
+
+/** Splits "2GiB" into its number and its unit in lower case. */
+function split(text: string): { value: number; unit: string } {
+  const match = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text.trim());
+  return match === null
+    ? { value: Number.NaN, unit: '' }
+    : { value: Number(match[1]), unit: match[2]!.toLowerCase() };
+}
+
+/** "2GiB", "512MiB", "1000000": bytes. */
+export function parseSize(text: string): number {
+  const { value, unit } = split(text);
+  const factor = unit === '' || unit === 'b' ? 1 : SIZES[unit];
+  if (Number.isNaN(value) || factor === undefined) {
+    throw new InvalidArgumentError('A size is a number with a unit, as in 2GiB or 512MiB.');
+  }
+  return Math.round(value * factor);
+}
+
+/** A size that is whole pages. */
+export function parseMemory(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes % PAGE_SIZE !== 0 || bytes < 8 * MIB) {
+    throw new InvalidArgumentError('Memory is whole pages of 4 KiB, and at least 8MiB.');
+  }
+  return bytes;
+}
+
+/** "10gbit", "1gbit", "125MB/s", "unlimited": bytes a second. Bits count in powers of ten, as links do. */
+export function parseRate(text: string): number {
+  if (text === 'unlimited') {
+    return Number.POSITIVE_INFINITY;
+  }
+  const { value, unit } = split(text.replace(/(\/s|ps)$/i, ''));
+  const bits = BITS[unit];
+  const factor = bits === undefined ? SIZES[unit] : bits / 8;
+  if (Number.isNaN(value) || factor === undefined || value <= 0) {
+    throw new InvalidArgumentError('A rate is "unlimited", or as in 10gbit, 500mbit, 125MB/s.');
+  }
+  return value * factor;
+}
+
+/** A whole number within bounds. */
+export function parseWhole(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!Number.isInteger(value) || text.trim() === '' || value < least || value > most) {
+      throw new InvalidArgumentError(`A whole number from ${least} to ${most}.`);
+    }
+    return value;
+  };
+}
+
+/** A number that is not negative. */
+export function parseMs(text: string): number {
+  const value = Number(text);
+  if (!(value >= 0) || text.trim() === '' || value === Number.POSITIVE_INFINITY) {
+    throw new InvalidArgumentError('A time in milliseconds, 0 or more.');
+  }
+  return value;
+}
+
+/** "a,b,c", each one of `choices`. */
+export function parseList<T extends string>(choices: readonly T[]): (text: string) => T[] {
+  return (text) => {
+    const names = text.split(',').map((name) => name.trim());
+    const wrong = names.find((name) => !choices.includes(name as T));
+    if (wrong !== undefined) {
+      throw new InvalidArgumentError(`"${wrong}" is none of ${choices.join(', ')}.`);
+    }
+    return [...new Set(names)] as T[];
+  };
+}

@@ -1,0 +1,63 @@
+import { BASELINES, type RunReport, type Spread, type SummaryRow } from './schema.js';
+
+/** Median, least and most; of no values, NaN. */
+export function spreadOf(values: readonly number[]): Spread {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length / 2;
+  const low = sorted[Math.ceil(middle) - 1] ?? Number.NaN;
+  const high = sorted[Math.floor(middle)] ?? Number.NaN;
+  return {
+    median: sorted.length % 2 === 1 ? high : (low + high) / 2,
+    min: sorted[0] ?? Number.NaN,
+    max: sorted.at(-1) ?? Number.NaN,
+  };
+}
+
+/** Whether a run lost nothing: every page accounted for and the guest sound where it runs. */
+export function isVerified(run: RunReport): boolean {
+  return run.verified.pagesDifferent === 0 && run.verified.guestSelfCheck === 'passed';
+}
+
+/** One row for each guest and baseline, in the order of the runs and of {@link BASELINES}. */
+export function summarise(runs: readonly RunReport[]): SummaryRow[] {
+  const completed = runs.filter((run) => run.status === 'completed');
+  const guests = [...new Set(completed.map((run) => `${run.guest}\n${run.freeMemory}`))];
+  const rows: SummaryRow[] = [];
+  for (const key of guests) {
+    const ofGuest = completed.filter((run) => `${run.guest}\n${run.freeMemory}` === key);
+    const plain = spreadOf(
+      ofGuest.filter(({ baseline }) => baseline === 'none').map((run) => run['total-time']),
+    ).median;
+    for (const baseline of BASELINES) {
+      const group = ofGuest.filter((run) => run.baseline === baseline);
+      const first = group[0];
+      if (first === undefined) {
+        continue;
+      }
+      const time = spreadOf(group.map((run) => run['total-time']));
+      rows.push({
+        guest: first.guest,
+        freeMemory: first.freeMemory,
+        baseline,
+        n: group.length,
+        'total-time': time,
+        downtime: spreadOf(group.map((run) => run.downtime ?? Number.NaN)),
+        transferred: spreadOf(group.map((run) => run.ram.transferred)),
+        skippedPages: spreadOf(group.map((run) => run.ram.skipped)),
+        sentInVain: spreadOf(group.map((run) => run.hints.sentInVain)),
+        timeSaved: Number.isNaN(plain) ? null : 1 - time.median / plain,
+        overLink:
+          first.linkBytesPerSecond === null
+            ? null
+            : spreadOf(
+                group.map(
+                  (run) => run['total-time'] / ((run.ram.transferred / first.linkBytesPerSecond!) * 1000),
+                ),
+              ).median,
+        deadlinesExpired: group.reduce((sum, run) => sum + run.hints.deadlinesExpired, 0),
+        verified: group.every(isVerified),
+      });
+    }
+  }
+  return rows;
+}

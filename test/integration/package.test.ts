@@ -1,0 +1,68 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+
+let folder: string;
+let elsewhere: string;
+
+/** Packs the package as it would be published, and installs it in an empty project. */
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'lacuna-pack-'));
+  elsewhere = mkdtempSync(join(tmpdir(), 'lacuna-cwd-'));
+  const packed = execFileSync('npm', ['pack', '--ignore-scripts', '--silent', '--pack-destination', folder], {
+    encoding: 'utf8',
+  });
+  writeFileSync(join(folder, 'package.json'), '{"name": "user", "private": true, "type": "module"}');
+  execFileSync(
+    'npm',
+    ['install', '--silent', '--no-audit', '--no-fund', '--prefer-offline', join(folder, packed.trim())],
+    {
+      cwd: folder,
+      stdio: ['ignore', 'ignore', 'inherit'],
+    },
+  );
+}, 300_000);
+afterAll(() => {
+  rmSync(folder, { recursive: true });
+  rmSync(elsewhere, { recursive: true });
+});
+
+it('runs from where it is installed, whatever the working directory', () => {
+  const bin = join(folder, 'node_modules', '.bin', 'lacuna');
+  const stdout = execFileSync(bin, ['bench', '--memory', '16MiB', '--runs', '1', '--quiet'], {
+    cwd: elsewhere,
+    encoding: 'utf8',
+  });
+  expect(stdout).toMatch(/hints .*yes/);
+  const report = JSON.parse(readFileSync(join(elsewhere, 'report.json'), 'utf8')) as { schema: number };
+  expect(report.schema).toBe(1);
+});
+
+it('finds the captures that come with it', () => {
+  const script = join(folder, 'node_modules', 'lacuna', 'dist', 'src', 'cli', 'captures.js');
+  const code = `import(${JSON.stringify(script)}).then(m => console.log(m.captureNames().length, m.loadCapture('build-2g').name))`;
+  expect(execFileSync(process.execPath, ['-e', code], { cwd: elsewhere, encoding: 'utf8' })).toBe(
+    '5 build-2g\n',
+  );
+});
+
+it('exports a migration engine that a program can use', () => {
+  writeFileSync(
+    join(folder, 'use.js'),
+    `import { migrate, WorkerGuest, WorkerDestination, SharedGuestMemory, RamLayout, EventWord, atomicMapper, syntheticImage } from 'lacuna';
+     const image = syntheticImage(atomicMapper, { memoryBytes: 16 * 2 ** 20, freeShare: 0.5, freeRunPages: 8 });
+     const layout = new RamLayout(image.blocks);
+     const event = new EventWord(atomicMapper);
+     const guest = await WorkerGuest.boot({ image, event, memory: SharedGuestMemory.allocate(layout) });
+     guest.run();
+     const destination = await WorkerDestination.prepare(guest, SharedGuestMemory.allocate(layout));
+     const { phase } = await migrate({ vm: guest, channel: destination.channel, event });
+     const arrived = destination.adopt();
+     const { badPages } = await arrived.selfCheck();
+     console.log(phase, badPages);
+     await guest.stop(); await arrived.stop(); await destination.close();`,
+  );
+  expect(execFileSync(process.execPath, ['use.js'], { cwd: folder, encoding: 'utf8' })).toBe('completed 0\n');
+});
