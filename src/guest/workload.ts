@@ -235,7 +235,8 @@ export class Workload {
   }
 }
 
-function pagesPerSecond(spec: WorkloadSpec): number {
+/** Pages a second that the workload is asked to write. */
+export function pagesPerSecond(spec: WorkloadSpec): number {
   switch (spec.kind) {
     case 'halt':
       return 0;

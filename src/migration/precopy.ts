@@ -144,6 +144,8 @@ export class PrecopySource {
   #fillFrom = 0;
   #deadline = Number.POSITIVE_INFINITY;
   #lastHintAt = 0;
+  /** The guest was asked to kick when there is more. */
+  #armed = false;
   #appliedBefore = 0;
   #waitedMs = 0;
   #waitingSince = Number.NaN;
@@ -199,6 +201,7 @@ export class PrecopySource {
     if (this.phase !== 'commit-wait' && this.#vm.failure !== undefined) {
       return this.#abort('failed', this.#vm.failure);
     }
+    this.#serveDevice(now);
     const message = this.#channel.poll();
     if (message !== undefined && this.phase !== 'ready-wait' && this.phase !== 'commit-wait') {
       return this.#abort('failed', this.#unexpected(message));
@@ -347,6 +350,7 @@ export class PrecopySource {
     this.#appliedBefore = this.accounts.hints.applied;
     device.openSession(this.accounts, now);
     device.suppressNotifications();
+    this.#armed = false;
     this.#lastHintAt = now;
     this.#session = {
       id,
@@ -374,9 +378,21 @@ export class PrecopySource {
     return (round.pending * PAGE_SIZE) / this.#bytesPerMs() > last.doneAt - last.requestedAt;
   }
 
+  /** Between sessions the guest may want its balloon served; while it is stopped, nothing is (V14, T6). */
+  #serveDevice(now: number): void {
+    const { device } = this.#vm;
+    if (this.#session === undefined && device !== undefined && device.poll(now, POLL_LIMIT) > 0) {
+      device.armNotifications();
+    }
+  }
+
   #pollHints(now: number, device: HintDevice, session: SessionRecord): number {
     const handled = device.poll(now, POLL_LIMIT);
     if (handled > 0) {
+      if (this.#armed) {
+        device.suppressNotifications();
+        this.#armed = false;
+      }
       this.#lastHintAt = now;
       const { times } = device.session;
       if (Number.isNaN(session.startedAt) && times.startedAt >= session.requestedAt) {
@@ -407,6 +423,7 @@ export class PrecopySource {
       return;
     }
     this.#device.closeSession(now);
+    this.#device.armNotifications();
     session.closedAt = now;
     session.ranges = this.#device.session.counts.ranges - session.ranges;
     this.#session = undefined;
@@ -473,6 +490,7 @@ export class PrecopySource {
     if (handled > 0 || now - this.#lastHintAt < SPIN_MS || device.armNotifications()) {
       return AGAIN;
     }
+    this.#armed = true;
     const { hintTimeoutMs, hintDeadlineMs, schedule } = this.#options;
     const expiry = Math.min(this.#lastHintAt + hintTimeoutMs, session.requestedAt + hintDeadlineMs);
     return schedule === 'adaptive' ? Math.min(expiry, now + 1) : expiry;

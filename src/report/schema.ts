@@ -28,8 +28,12 @@ export interface RunReport extends MigrationReport {
   readonly seed: number;
   /** Processor time of the three threads during the migration; null where the system does not say. */
   readonly cpu: { readonly coordinator: number; readonly guest: number; readonly destination: number };
-  /** What the guest's workload did during the migration. */
-  readonly guestWork: { readonly pagesWritten: number };
+  /** What the guest's workload wrote while it was being migrated, until it was stopped, and what it was asked to. */
+  readonly guestWork: {
+    readonly pagesWritten: number;
+    readonly pagesPerSecond: number;
+    readonly askedPagesPerSecond: number;
+  };
   /** Delay of the coordinator's event loop, as `perf_hooks` measures it with a resolution of 1 ms. */
   readonly eventLoop: { readonly p50: number; readonly p99: number; readonly max: number };
   readonly verified: {

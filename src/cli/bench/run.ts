@@ -2,7 +2,8 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
 import { type FreeMemoryMode, type GuestImage, imageBitmaps } from '../../guest/image.js';
 import type { SelfCheck } from '../../guest/runtime.js';
-import type { WorkloadSpec } from '../../guest/workload.js';
+import { epochMs } from '../../guest/vcpu.js';
+import { pagesPerSecond, type WorkloadSpec } from '../../guest/workload.js';
 import { EventWord } from '../../memory/control-buffer.js';
 import type { SharedGuestMemory } from '../../memory/guest-memory.js';
 import { type MemoryPool, zeroMemory } from '../../memory/memory-pool.js';
@@ -140,6 +141,7 @@ async function timedMigration(
     destination: destination.cpuMs(),
     coordinator: threadCpuMs(process.pid),
   };
+  const began = epochMs();
   const eventLoop = monitorEventLoopDelay({ resolution: 1 });
   eventLoop.enable();
   const source = await migrate({
@@ -161,6 +163,7 @@ async function timedMigration(
   const counts = guest.device?.session.counts;
   const counters = guest.counters();
   const pages = counters.pagesWritten - before.counters.pagesWritten;
+  const ranMs = (Number.isNaN(source.guestStoppedAt) ? epochMs() : source.guestStoppedAt) - began;
   return {
     source,
     report: {
@@ -176,7 +179,11 @@ async function timedMigration(
         guest: guest.cpuMs() - cpuBefore.guest,
         destination: destination.cpuMs() - cpuBefore.destination,
       },
-      guestWork: { pagesWritten: pages },
+      guestWork: {
+        pagesWritten: pages,
+        pagesPerSecond: (pages / ranMs) * 1000,
+        askedPagesPerSecond: pagesPerSecond(spec.workload),
+      },
       eventLoop: {
         p50: eventLoop.percentile(50) / 1e6,
         p99: eventLoop.percentile(99) / 1e6,
