@@ -44,6 +44,11 @@ export interface CommandDeviceOptions {
   readonly restored?: CommandDeviceState;
 }
 
+/** Entries of one inflate or deflate buffer that are served: 4 MiB of pages; drivers use 256. */
+const MOST_BALLOON_ENTRIES = 1024;
+/** Inflate and deflate buffers that one poll handles: each may zero 4 MiB. */
+const BALLOON_BUFFERS_PER_POLL = 4;
+
 const QUEUE_INDICES = [
   VIRTIO_BALLOON_VQ_INFLATE,
   VIRTIO_BALLOON_VQ_DEFLATE,
@@ -226,7 +231,8 @@ export class CommandDevice {
     }
     const element = this.#elements[index]!;
     let handled = 0;
-    while (handled < limit && queue.refresh()) {
+    const most = Math.min(limit, BALLOON_BUFFERS_PER_POLL);
+    while (handled < most && queue.refresh()) {
       if (queue.next(element) !== NextElement.element) {
         break;
       }
@@ -253,7 +259,11 @@ export class CommandDevice {
 
   #balloonPages(queue: DeviceQueue, gpa: number, lengthBytes: number, inflate: boolean): void {
     const { memory, log } = this.#options;
-    for (let at = 0; at + 4 <= lengthBytes; at += 4) {
+    // The length is the guest's word: one buffer must not keep the host's thread for as long as the guest likes (I6).
+    const entries = Math.floor(lengthBytes / 4);
+    const served = Math.min(entries, MOST_BALLOON_ENTRIES);
+    this.rejectedBalloonPages += entries - served;
+    for (let at = 0; at < served * 4; at += 4) {
       const pfn = queue.readLe32(gpa + at);
       const segment = memory.segmentOf(gpaOf(pfn), PAGE_SIZE);
       if (segment === undefined) {

@@ -18,6 +18,8 @@ export interface FreeRangeSource {
   position: number;
   /** The range from the last {@link nextInto} did not fit into the ring and is dropped. */
   dropped(range: PageRun): void;
+  /** There are no more ranges in this report. */
+  finish(): void;
   /** The host needs the report no more: what was held is given back. */
   release(): void;
   /** Whether a full ring is worth waiting for; *hold* drops at once, as Linux does (D11). */
@@ -200,10 +202,8 @@ export class ReportDriver implements ReportCommands {
       }
       if (queue.freeCount < 2) {
         this.#announce();
-        if (!this.#dropOrWait(now)) {
-          return this.#waitForRing();
-        }
-        continue;
+        // After a drop the host gets its turn before the next range.
+        return this.#dropOrWait(now) ? ReportStep.working : this.#waitForRing();
       }
       const pages = Math.min(range.pageCount, MAX_RANGE_PAGES);
       observer?.declared(this.#id, range.pfn, pages);
@@ -214,6 +214,7 @@ export class ReportDriver implements ReportCommands {
     }
     this.#announce();
     if (!more) {
+      source.finish();
       this.#phase = ReportPhase.stopSign;
     }
     return ReportStep.working;

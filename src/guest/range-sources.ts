@@ -53,6 +53,8 @@ export class WalkSource implements FreeRangeSource {
 
   dropped(): void {}
 
+  finish(): void {}
+
   release(): void {}
 }
 
@@ -69,6 +71,8 @@ export class HoldSource implements FreeRangeSource {
   readonly #minOrder: number;
   readonly #keepPages: number;
   readonly #run: PageRun = { pfn: 0, pageCount: 0 };
+  /** Blocks of this report that did not fit into the ring. */
+  #dropped: PageRun[] = [];
 
   /** `keepPages` are left to the guest: it must be able to run while its memory is held. */
   constructor(allocator: BuddyAllocator, held: PageBitmap, minOrder: number, keepPages: number) {
@@ -92,11 +96,22 @@ export class HoldSource implements FreeRangeSource {
     return true;
   }
 
+  /** Given back only when the report ends, or it would be the next block that the allocator has to give. */
   dropped(range: PageRun): void {
-    this.#giveBack(range.pfn, range.pageCount);
+    this.#dropped.push({ ...range });
+  }
+
+  finish(): void {
+    for (const { pfn, pageCount } of this.#dropped) {
+      if (this.#held.test(pfn)) {
+        this.#giveBack(pfn, pageCount); // unless memory ran short and it was taken back meanwhile
+      }
+    }
+    this.#dropped = [];
   }
 
   release(): void {
+    this.#dropped = [];
     for (let from = 0; this.#held.nextRunInto(this.#run, from); from = this.#run.pfn + this.#run.pageCount) {
       this.#giveBack(this.#run.pfn, this.#run.pageCount);
     }

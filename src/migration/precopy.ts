@@ -1,4 +1,4 @@
-import { HintState } from '../balloon/hint-session.js';
+import { HintState, type HintStateName } from '../balloon/hint-session.js';
 import { LacunaError, type LacunaErrorCode } from '../errors.js';
 import { isZeroPage } from '../memory/byte-ops.js';
 import { PAGE_SIZE } from '../memory/page.js';
@@ -139,11 +139,16 @@ export class PrecopySource {
   readonly #run: PageRun = { pfn: 0, pageCount: 0 };
   readonly #fillRun: PageRun = { pfn: 0, pageCount: 0 };
   #cancelled = false;
+  /** The guest was stopped before the migration began: if that fails, it stays so. */
+  #foundPaused = false;
   #round: RoundRecord | undefined;
   #session: SessionRecord | undefined;
   #fillFrom = 0;
   #deadline = Number.POSITIVE_INFINITY;
   #lastHintAt = 0;
+  /** Of the session, when it last made progress. */
+  #rangesSeen = 0;
+  #stateSeen: HintStateName = HintState.closed;
   /** The guest was asked to kick when there is more. */
   #armed = false;
   #appliedBefore = 0;
@@ -191,6 +196,9 @@ export class PrecopySource {
    * unless the channel or the guest rings.
    */
   step(): number {
+    if (this.done) {
+      return AGAIN; // whatever arrives now, an end is an end (I10)
+    }
     const now = this.#options.clock();
     if (this.#cancelled && this.canCancel) {
       return this.#abort(
@@ -209,6 +217,7 @@ export class PrecopySource {
     switch (this.phase) {
       case 'setup':
         this.startedAt = now;
+        this.#foundPaused = this.#vm.paused;
         this.#vm.migrationBegins();
         this.#options.onEvent({ type: 'started' });
         this.phase = 'sync';
@@ -341,7 +350,8 @@ export class PrecopySource {
 
   #openSession(now: number, round: RoundRecord): void {
     const device = this.#device;
-    if (device === undefined || device.fault !== undefined || !this.#worthAsking(round)) {
+    const able = device !== undefined && device.fault === undefined && !this.#vm.paused; // I4: not of a stopped guest
+    if (!able || !this.#worthAsking(round)) {
       return;
     }
     const id = device.upcomingId;
@@ -352,6 +362,8 @@ export class PrecopySource {
     device.suppressNotifications();
     this.#armed = false;
     this.#lastHintAt = now;
+    this.#rangesSeen = device.session.counts.ranges;
+    this.#stateSeen = device.session.state;
     this.#session = {
       id,
       round: round.round,
@@ -393,8 +405,13 @@ export class PrecopySource {
         device.suppressNotifications();
         this.#armed = false;
       }
-      this.#lastHintAt = now;
-      const { times } = device.session;
+      // Stale entries and garbage are no progress: they must not keep the host waiting.
+      const { times, state, counts } = device.session;
+      if (counts.ranges !== this.#rangesSeen || state !== this.#stateSeen) {
+        this.#rangesSeen = counts.ranges;
+        this.#stateSeen = state;
+        this.#lastHintAt = now;
+      }
       if (Number.isNaN(session.startedAt) && times.startedAt >= session.requestedAt) {
         session.startedAt = times.startedAt;
         this.#options.onEvent({ type: 'session-started', id: session.id });
@@ -732,7 +749,9 @@ export class PrecopySource {
     this.#closeSession(now);
     this.#closeRound(now, true);
     this.#channel.cancel();
-    this.#vm.resume();
+    if (!this.#foundPaused) {
+      this.#vm.resume();
+    }
     this.#vm.migrationEnds();
     this.error = error;
     this.endedAt = now;

@@ -84,6 +84,8 @@ export class DeviceQueue {
   /** The driver's index when it was last loaded: one atomic load serves a batch. */
   #availIdx: number;
   #publishedUsedIdx: number;
+  /** Used elements before this index are published and logged. */
+  #markedUsedIdx: number;
 
   constructor(
     memory: GuestMemory,
@@ -102,6 +104,7 @@ export class DeviceQueue {
     this.#state = { ...restored };
     this.#availIdx = restored.lastAvailIdx;
     this.#publishedUsedIdx = restored.usedIdx;
+    this.#markedUsedIdx = restored.usedIdx;
     this.#mapViews();
   }
 
@@ -183,12 +186,12 @@ export class DeviceQueue {
    */
   publishUsed(): void {
     const { usedIdx } = this.#state;
-    if (usedIdx === this.#publishedUsedIdx) {
+    if (usedIdx === this.#markedUsedIdx) {
       return;
     }
     this.#mapViews()!.used.store(RING_IDX, usedIdx); // pairs with the load in DriverQueue.reclaim
     const { usedGpa } = this.addresses;
-    const first = this.#publishedUsedIdx & this.#mask;
+    const first = this.#markedUsedIdx & this.#mask;
     const last = (usedIdx - 1) & this.#mask;
     this.#log.mark(pfnOf(usedGpa));
     if (first <= last) {
@@ -199,6 +202,7 @@ export class DeviceQueue {
     } else {
       this.#markBytes(usedGpa, usedGpa + 3 + this.addresses.size * VIRTQ_USED_ELEM_SIZE);
     }
+    this.#markedUsedIdx = usedIdx;
   }
 
   /** Whether the batch published last is to be announced to the driver, by its wishes. */
@@ -238,15 +242,20 @@ export class DeviceQueue {
     return this.refresh();
   }
 
-  /** The le32 at the start of a readable segment, byte by byte: the guest need not have aligned it. */
+  /** The le32 at `gpa`, byte by byte: the guest need not have aligned it, and it may straddle two segments. */
   readLe32(gpa: number): number {
-    const segment = this.#memory.segmentOf(gpa, 4);
-    if (segment === undefined) {
-      return 0;
-    }
-    const at = gpa - segment.startGpa;
-    const { bytes } = segment;
-    return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
+    return (
+      (this.#byte(gpa) |
+        (this.#byte(gpa + 1) << 8) |
+        (this.#byte(gpa + 2) << 16) |
+        (this.#byte(gpa + 3) << 24)) >>>
+      0
+    );
+  }
+
+  #byte(gpa: number): number {
+    const segment = this.#memory.segmentOf(gpa, 1);
+    return segment === undefined ? 0 : segment.bytes[gpa - segment.startGpa]!;
   }
 
   /** A fault that the device found in what a queue carries. Always returns `broken`. */

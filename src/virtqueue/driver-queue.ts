@@ -55,6 +55,8 @@ export class DriverQueue {
   /** Descriptors and ring slots written since the last publish: what has to be marked dirty. */
   #lowestDesc = END_OF_FREE_LIST;
   #highestDesc = -1;
+  /** Ring entries before this index are published and marked. */
+  #markedIdx = 0;
 
   constructor(
     memory: GuestMemory,
@@ -75,6 +77,7 @@ export class DriverQueue {
     this.#mask = addresses.size - 1;
     if (restored !== undefined) {
       this.#state = { ...restored };
+      this.#markedIdx = restored.availIdx;
       return;
     }
     this.#state = { freeHead: 0, freeCount: addresses.size, availIdx: 0, publishedIdx: 0, lastUsedIdx: 0 };
@@ -143,14 +146,14 @@ export class DriverQueue {
   /** Makes everything added so far visible to the device: one store. */
   publish(): void {
     const state = this.#state;
-    if (state.availIdx === state.publishedIdx) {
+    if (state.availIdx === this.#markedIdx) {
       return;
     }
     const { availGpa } = this.addresses;
     this.#markDescriptors();
     this.#views.avail.store(RING_IDX, state.availIdx); // pairs with the load in DeviceQueue.refresh
     // The index lies on the ring's first page and is written last, so the marks follow it (I1).
-    const first = AVAIL_RING + (state.publishedIdx & this.#mask);
+    const first = AVAIL_RING + (this.#markedIdx & this.#mask);
     const last = AVAIL_RING + ((state.availIdx - 1) & this.#mask);
     this.#log.mark(pfnOf(availGpa));
     if (first <= last) {
@@ -158,6 +161,7 @@ export class DriverQueue {
     } else {
       this.#markBytes(availGpa, availGpa + (AVAIL_RING + this.size) * 2 - 1);
     }
+    this.#markedIdx = state.availIdx;
   }
 
   /**

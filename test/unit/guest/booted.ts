@@ -1,0 +1,134 @@
+import { CommandDevice, type CommandDeviceState } from '../../../src/balloon/command-device.js';
+import type { HintSink } from '../../../src/balloon/hint-session.js';
+import { HostRegisters, VcpuTraps } from '../../../src/balloon/registers.js';
+import { PageContent } from '../../../src/guest/content.js';
+import {
+  type FreeMemoryMode,
+  fillMemory,
+  findMetadataPlace,
+  type GuestImage,
+  syntheticImage,
+} from '../../../src/guest/image.js';
+import { type GuestConfig, GuestRuntime, type VcpuRegisters } from '../../../src/guest/runtime.js';
+import { CONTROL_BYTES, ControlBuffer, EventWord } from '../../../src/memory/control-buffer.js';
+import type { DirtyLog } from '../../../src/memory/dirty-log.js';
+import { SharedGuestMemory } from '../../../src/memory/guest-memory.js';
+import { MIB } from '../../../src/memory/page.js';
+import { PageBitmap } from '../../../src/memory/page-bitmap.js';
+import { RamLayout } from '../../../src/memory/ram-layout.js';
+import { atomicMapper, type WordMapper } from '../../../src/memory/shared-words.js';
+import { makeLog } from './small-guest.js';
+
+/** A guest without a thread: the test is its processor, its clock and its host. */
+export interface BootedGuest {
+  readonly memory: SharedGuestMemory;
+  readonly log: DirtyLog;
+  readonly control: ControlBuffer;
+  readonly config: GuestConfig;
+  readonly runtime: GuestRuntime;
+}
+
+export const SMALL_RING = 64;
+
+/** 8 MiB, half of it free in runs of 24 pages. */
+export function smallImage(freeShare = 0.5, freeRunPages = 24): GuestImage {
+  return syntheticImage(atomicMapper, { memoryBytes: 8 * MIB, freeShare, freeRunPages });
+}
+
+export function makeControl(map: WordMapper = atomicMapper): ControlBuffer {
+  return new ControlBuffer(map, new SharedArrayBuffer(CONTROL_BYTES), new EventWord(atomicMapper));
+}
+
+export function configFor(image: GuestImage, changes: Partial<GuestConfig> = {}): GuestConfig {
+  const ringSize = changes.ringSize ?? SMALL_RING;
+  return {
+    metadataGpa: findMetadataPlace(atomicMapper, image, ringSize),
+    ringSize,
+    eventIdx: true,
+    reportMode: 'walk',
+    minOrder: 0,
+    ringDeadlineMs: 500,
+    workload: { kind: 'halt' },
+    seed: 1,
+    ...changes,
+  };
+}
+
+export interface BootOptions extends Partial<GuestConfig> {
+  readonly image?: GuestImage;
+  readonly freeMemory?: FreeMemoryMode;
+}
+
+export function bootGuest(options: BootOptions = {}): BootedGuest {
+  const { image = smallImage(), freeMemory = 'data', ...changes } = options;
+  const config = configFor(image, changes);
+  const memory = SharedGuestMemory.allocate(new RamLayout(image.blocks));
+  const content = new PageContent(config.seed);
+  fillMemory(atomicMapper, memory, image, content, freeMemory);
+  const control = makeControl();
+  const log = makeLog(memory.layout.pfnSpan);
+  const port = new VcpuTraps(control);
+  const runtime = GuestRuntime.boot(
+    { map: atomicMapper, memory, log, control, port, config, content },
+    image,
+  );
+  return { memory, log, control, config, runtime };
+}
+
+/** The guest goes on from a copy of its memory and from its registers, as bytes would carry them. */
+export function moveGuest(guest: BootedGuest): BootedGuest {
+  const registers = JSON.parse(JSON.stringify(guest.runtime.saveRegisters())) as VcpuRegisters;
+  const memory = SharedGuestMemory.allocate(guest.memory.layout);
+  for (const [i, { bytes }] of guest.memory.segments.entries()) {
+    memory.segments[i]!.bytes.set(bytes);
+  }
+  const control = makeControl();
+  const log = makeLog(memory.layout.pfnSpan);
+  const runtime = GuestRuntime.resume(
+    {
+      map: atomicMapper,
+      memory,
+      log,
+      control,
+      port: new VcpuTraps(control),
+      content: new PageContent(registers.config.seed),
+    },
+    registers,
+  );
+  return { memory, log, control, config: registers.config, runtime };
+}
+
+/** The host's side of the guest's balloon, anew or as another host has left it. */
+export function deviceOf(
+  { memory, log, control, config }: BootedGuest,
+  restored?: CommandDeviceState,
+): CommandDevice {
+  if (restored !== undefined) {
+    new HostRegisters(control).restore(restored.registers);
+  }
+  return new CommandDevice({
+    memory,
+    map: atomicMapper,
+    control,
+    log,
+    inflated: PageBitmap.allocate(atomicMapper, memory.layout.pfnSpan),
+    eventIdx: config.eventIdx,
+    ...(restored === undefined ? {} : { restored }),
+  });
+}
+
+/** Notes each page that was hinted, and how often. */
+export class HintedPages implements HintSink {
+  readonly times: Map<number, number> = new Map();
+
+  hint(gpa: number, lengthBytes: number): boolean {
+    for (let pfn = gpa / 4096; pfn < (gpa + lengthBytes) / 4096; pfn += 1) {
+      this.times.set(pfn, (this.times.get(pfn) ?? 0) + 1);
+    }
+    return true;
+  }
+
+  get pages(): number[] {
+    return [...this.times.keys()].sort((a, b) => a - b);
+  }
+}

@@ -1,0 +1,83 @@
+import { describe, expect, it } from 'vitest';
+import { LacunaError } from '../../../src/errors.js';
+import {
+  DEFAULT_OPTIONS,
+  type MigrationOptions,
+  resolveOptions,
+  SCHEDULES,
+} from '../../../src/migration/options.js';
+
+function refusal(options: Partial<MigrationOptions>): LacunaError | undefined {
+  try {
+    resolveOptions(options);
+    return undefined;
+  } catch (thrown) {
+    return thrown instanceof LacunaError ? thrown : undefined;
+  }
+}
+
+const TIMES = [
+  'downtimeLimitMs',
+  'hintTimeoutMs',
+  'hintDeadlineMs',
+  'adaptiveGraceMs',
+  'pauseTimeoutMs',
+  'readyTimeoutMs',
+  'startTimeoutMs',
+] as const;
+const WHOLE = ['maxRounds', 'stallRounds', 'maxRunPages'] as const;
+
+describe('what makes sense', () => {
+  it('the defaults do', () => {
+    expect(resolveOptions({})).toEqual(DEFAULT_OPTIONS);
+  });
+
+  it('what is given goes on top of them', () => {
+    expect(resolveOptions({ maxRounds: 4, schedule: 'wait' })).toEqual({
+      ...DEFAULT_OPTIONS,
+      maxRounds: 4,
+      schedule: 'wait',
+    });
+  });
+
+  it.each(SCHEDULES)('schedule %s', (schedule) => {
+    expect(resolveOptions({ schedule }).schedule).toBe(schedule);
+  });
+
+  it.each(TIMES)('%s of 0', (name) => {
+    expect(resolveOptions({ [name]: 0 })[name]).toBe(0);
+  });
+});
+
+describe('what does not is refused by name', () => {
+  it('an unknown schedule', () => {
+    const error = refusal({ schedule: 'never' as 'wait' });
+    expect(error?.code).toBe('INVALID_ARGUMENT');
+    expect(error?.message).toContain('never');
+  });
+
+  it.each([0, -1, Number.NaN])('bytesPerSecond %d', (bytesPerSecond) => {
+    const error = refusal({ bytesPerSecond });
+    expect(error?.code).toBe('INVALID_ARGUMENT');
+    expect(error?.message).toContain('bytesPerSecond');
+  });
+
+  it.each(
+    WHOLE.flatMap((name) =>
+      [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY].map((n) => [name, n] as const),
+    ),
+  )('%s %d', (name, value) => {
+    const error = refusal({ [name]: value });
+    expect(error?.code).toBe('INVALID_ARGUMENT');
+    expect(error?.message).toContain(name);
+  });
+
+  it.each(TIMES.flatMap((name) => [-1, Number.NaN].map((n) => [name, n] as const)))(
+    '%s %d',
+    (name, value) => {
+      const error = refusal({ [name]: value });
+      expect(error?.code).toBe('INVALID_ARGUMENT');
+      expect(error?.message).toContain(name);
+    },
+  );
+});
