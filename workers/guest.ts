@@ -32,9 +32,13 @@ function boot(start: NonNullable<GuestThreadData['boot']>): GuestRuntime {
   return GuestRuntime.boot({ ...common, config, content }, image);
 }
 
+/** Made while there is time; a guest that arrives is standing still. */
+const contentInWaiting = new PageContent(0);
+
 function arrive(): GuestRuntime {
   const registers = decodeRegisters(control.readState());
-  return GuestRuntime.resume({ ...common, content: new PageContent(registers.config.seed) }, registers);
+  const content = contentInWaiting.withSeed(registers.config.seed);
+  return GuestRuntime.resume({ ...common, content }, registers);
 }
 
 try {

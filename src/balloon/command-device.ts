@@ -44,6 +44,8 @@ export interface CommandDeviceOptions {
   readonly restored?: CommandDeviceState;
 }
 
+/** Elements after which they are returned, so that a driver with a full ring goes on while the rest is handled. */
+const RETURN_BATCH = 128;
 /** Entries of one inflate or deflate buffer that are served: 4 MiB of pages; drivers use 256. */
 const MOST_BALLOON_ENTRIES = 1024;
 /** Inflate and deflate buffers that one poll handles: each may zero 4 MiB. */
@@ -193,7 +195,7 @@ export class CommandDevice {
     const { session } = this;
     let handled = 0;
     while (handled < limit && (queue.batch > 0 || queue.refresh())) {
-      const batch = Math.min(queue.batch, limit - handled);
+      const batch = Math.min(queue.batch, limit - handled, RETURN_BATCH);
       for (let i = 0; i < batch; i += 1) {
         if (queue.next(element) !== NextElement.element) {
           break;

@@ -54,12 +54,21 @@ export class BuddyAllocator {
   #freePages: number;
   readonly pfnSpan: number;
 
-  /** Attaches to the state at `addresses`: all free bits clear, or what an allocator left there. */
-  constructor(ram: GuestRam, addresses: AllocatorAddresses, pfnSpan: number) {
+  /**
+   * Attaches to the state at `addresses`: all free bits clear, or what an allocator left there. Whoever knows its
+   * {@link blocksByOrder} saves the counting, which takes some ms in a large guest.
+   */
+  constructor(
+    ram: GuestRam,
+    addresses: AllocatorAddresses,
+    pfnSpan: number,
+    blocksByOrder?: readonly number[],
+  ) {
     this.pfnSpan = pfnSpan;
     this.free = ram.bitmap(addresses.freeGpa, pfnSpan);
     this.#orders = addresses.orderGpa.map((gpa, order) => ram.bitmap(gpa, blocksOf(pfnSpan, order)));
-    this.#blocks = this.#orders.map((bitmap) => bitmap.count());
+    this.#blocks =
+      blocksByOrder === undefined ? this.#orders.map((bitmap) => bitmap.count()) : [...blocksByOrder];
     this.#cursors = this.#orders.map(() => 0);
     this.#freePages = this.#blocks.reduce((sum, blocks, order) => sum + blocks * 2 ** order, 0);
   }

@@ -2,6 +2,7 @@ import { equalBytes } from '../memory/byte-ops.js';
 import { MIB, PAGE_SIZE } from '../memory/page.js';
 
 const POOL_BYTES = MIB;
+const HEADER_BYTES = 8;
 
 /** Marsaglia's xorshift32: small, fast and reproducible; never 0. */
 export function xorshift32(state: number): number {
@@ -35,31 +36,48 @@ function pool(): Uint8Array {
 export class PageContent {
   readonly #seed: number;
   readonly #pool: Uint8Array = pool();
-  readonly #page: Uint8Array = new Uint8Array(PAGE_SIZE);
-  readonly #pageWords: Uint32Array = new Uint32Array(this.#page.buffer);
 
   /** The same seed makes the same contents. */
   constructor(seed: number) {
     this.#seed = seed;
   }
 
+  /** The contents of another seed. */
+  withSeed(seed: number): PageContent {
+    return new PageContent(seed);
+  }
+
   /** Writes the page's contents into `bytes` from `byteOffset`. */
   writeInto(bytes: Uint8Array, byteOffset: number, pfn: number, version: number): void {
-    this.#compose(pfn, version);
-    bytes.set(this.#page, byteOffset);
+    const from = this.#place(pfn, version);
+    bytes.set(this.#pool.subarray(from, from + PAGE_SIZE), byteOffset);
+    for (let i = 0; i < HEADER_BYTES; i += 1) {
+      bytes[byteOffset + i] = this.#headerByte(i, pfn, version);
+    }
   }
 
   /** Whether `page` (4096 bytes) holds what it must. */
   matches(page: Uint8Array, pfn: number, version: number): boolean {
-    this.#compose(pfn, version);
-    return equalBytes(this.#page, page);
+    for (let i = 0; i < HEADER_BYTES; i += 1) {
+      if (page[i] !== this.#headerByte(i, pfn, version)) {
+        return false;
+      }
+    }
+    const from = this.#place(pfn, version);
+    return equalBytes(
+      page.subarray(HEADER_BYTES),
+      this.#pool.subarray(from + HEADER_BYTES, from + PAGE_SIZE),
+    );
   }
 
-  #compose(pfn: number, version: number): void {
+  /** Where in the pool the page's bytes come from. */
+  #place(pfn: number, version: number): number {
     const hash = Math.imul(Math.imul(pfn, 0x9e37_79b1) ^ version ^ this.#seed, 0x85eb_ca6b) >>> 0;
-    const from = (hash % (POOL_BYTES / 8)) * 8;
-    this.#page.set(this.#pool.subarray(from, from + PAGE_SIZE));
-    this.#pageWords[0] = pfn;
-    this.#pageWords[1] = version ^ this.#seed;
+    return (hash % (POOL_BYTES / 8)) * 8;
+  }
+
+  /** pfn and version, le32 each. */
+  #headerByte(index: number, pfn: number, version: number): number {
+    return ((index < 4 ? pfn : version ^ this.#seed) >>> ((index & 3) * 8)) & 0xff;
   }
 }

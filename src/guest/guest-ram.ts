@@ -1,6 +1,6 @@
 import type { DirtyLog } from '../memory/dirty-log.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
-import { PAGE_SIZE, pfnOf } from '../memory/page.js';
+import { PAGE_SHIFT, pfnOf } from '../memory/page.js';
 import { bitmapWords, PageBitmap } from '../memory/page-bitmap.js';
 import type { SharedWords, WordMapper } from '../memory/shared-words.js';
 
@@ -34,13 +34,16 @@ export class GuestRam {
     return new Uint32Array(segment.bytes.buffer, segment.bytes.byteOffset + gpa - segment.startGpa, length);
   }
 
-  /** A page bitmap that lives in RAM and marks the page of each word it changes. */
+  /**
+   * A page bitmap that lives in RAM and marks the page of each word it changes. Only the vCPU changes it; whoever
+   * sends the page may read it torn, and it goes again, because the mark follows the change (I1, I5).
+   */
   bitmap(gpa: number, pageCount: number): PageBitmap {
     const segment = this.memory.segmentOf(gpa, bitmapWords(pageCount) * 4);
     if (segment === undefined) {
       throw new RangeError(`a bitmap at ${gpa} does not lie in RAM of one segment`);
     }
-    const words = this.map.words(
+    const words = this.map.ownWords(
       segment.bytes.buffer,
       segment.bytes.byteOffset + gpa - segment.startGpa,
       bitmapWords(pageCount),
@@ -49,7 +52,7 @@ export class GuestRam {
   }
 }
 
-const WORDS_PER_PAGE = PAGE_SIZE / 4;
+const WORDS_PER_PAGE_SHIFT = PAGE_SHIFT - 2;
 
 /** Words of guest RAM whose every change is followed by its mark in the dirty log. */
 class LoggedWords implements SharedWords {
@@ -66,7 +69,7 @@ class LoggedWords implements SharedWords {
   }
 
   #mark(index: number): void {
-    this.#log.mark(this.#firstPfn + Math.floor(index / WORDS_PER_PAGE));
+    this.#log.mark(this.#firstPfn + (index >>> WORDS_PER_PAGE_SHIFT));
   }
 
   load(index: number): number {

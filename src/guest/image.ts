@@ -1,8 +1,7 @@
 import { LacunaError } from '../errors.js';
 import type { SharedGuestMemory } from '../memory/guest-memory.js';
-import { zeroMemory } from '../memory/memory-pool.js';
 import { GIB, gpaOf, MIB, PAGE_SIZE } from '../memory/page.js';
-import { bitmapWords, PageBitmap, type PageRun } from '../memory/page-bitmap.js';
+import { bitmapWords, PageBitmap } from '../memory/page-bitmap.js';
 import { q35Blocks, type RamBlock, RamLayout, type RamSegment } from '../memory/ram-layout.js';
 import type { WordMapper } from '../memory/shared-words.js';
 import type { PageContent } from './content.js';
@@ -130,26 +129,23 @@ export function fillMemory(
   content: PageContent,
   mode: FreeMemoryMode,
 ): void {
-  zeroMemory(memory);
   const { free, zero } = imageBitmaps(map, image);
-  const run: PageRun = { pfn: 0, pageCount: 0 };
   for (const segment of memory.segments) {
-    const end = segment.firstPfn + segment.pageCount;
-    // Run by run of pages that are alike in being free or not.
-    for (let pfn = segment.firstPfn; pfn < end; ) {
+    const { bytes, firstPfn, pageCount } = segment;
+    const words = new Float64Array(bytes.buffer, bytes.byteOffset, bytes.length / 8);
+    const clear = (from: number, to: number): void => {
+      words.fill(0, (from * PAGE_SIZE) / 8, (to * PAGE_SIZE) / 8);
+    };
+    let cleared = 0; // pages before this hold what they must
+    for (let page = 0; page < pageCount; page += 1) {
+      const pfn = firstPfn + page;
       const isFree = free.test(pfn);
-      run.pfn = pfn;
-      run.pageCount = (isFree ? free.nextClear(pfn, end) : free.nextSet(pfn, end)) - pfn;
-      pfn += run.pageCount;
-      if (isFree && mode === 'zero') {
-        continue;
-      }
-      const version = isFree ? OLD_DATA_VERSION : FIRST_VERSION;
-      for (let page = run.pfn; page < run.pfn + run.pageCount; page += 1) {
-        if ((isFree && mode === 'data') || !zero.test(page)) {
-          content.writeInto(segment.bytes, (page - segment.firstPfn) * PAGE_SIZE, page, version);
-        }
+      if (isFree && mode !== 'captured' ? mode === 'data' : !zero.test(pfn)) {
+        clear(cleared, page);
+        cleared = page + 1;
+        content.writeInto(bytes, page * PAGE_SIZE, pfn, isFree ? OLD_DATA_VERSION : FIRST_VERSION);
       }
     }
+    clear(cleared, pageCount);
   }
 }

@@ -55,6 +55,11 @@ export class Ledger {
     this.note(pfn, version);
   }
 
+  /** Writes the ledger's line of a guest that is being built; the builder marks the whole ledger afterwards. */
+  begin(pfn: number, version: number): void {
+    this.#versions[pfn] = version;
+  }
+
   /** Writes only the ledger's line. */
   note(pfn: number, version: number): void {
     this.#versions[pfn] = version;

@@ -18,6 +18,9 @@ export class WalkSource implements FreeRangeSource {
   readonly #free: PageBitmap;
   readonly #layout: RamLayout;
   readonly #blockPages: number;
+  /** The segment of the last range. */
+  #segmentFirst = 0;
+  #segmentEnd = 0;
 
   constructor(free: PageBitmap, layout: RamLayout, minOrder: number) {
     this.#free = free;
@@ -32,15 +35,20 @@ export class WalkSource implements FreeRangeSource {
   nextInto(out: PageRun): boolean {
     while (this.#free.nextRunInto(out, this.position)) {
       // A range stays within one segment of RAM.
-      const segment = this.#layout.segmentOfPfn(out.pfn);
-      if (segment === undefined) {
-        this.position = out.pfn + out.pageCount;
-        continue;
+      if (out.pfn < this.#segmentFirst || out.pfn >= this.#segmentEnd) {
+        const segment = this.#layout.segmentOfPfn(out.pfn);
+        if (segment === undefined) {
+          this.position = out.pfn + out.pageCount;
+          continue;
+        }
+        this.#segmentFirst = segment.firstPfn;
+        this.#segmentEnd = segment.firstPfn + segment.pageCount;
       }
-      const end = Math.min(out.pfn + out.pageCount, segment.firstPfn + segment.pageCount);
+      const end = Math.min(out.pfn + out.pageCount, this.#segmentEnd);
       this.position = end;
-      const from = Math.ceil(out.pfn / this.#blockPages) * this.#blockPages;
-      const to = Math.floor(end / this.#blockPages) * this.#blockPages;
+      const mask = -this.#blockPages;
+      const from = (out.pfn + this.#blockPages - 1) & mask;
+      const to = end & mask;
       if (to > from) {
         out.pfn = from;
         out.pageCount = to - from;

@@ -59,6 +59,9 @@ export interface VcpuRegisters {
   readonly balloon: BalloonDriverState;
   readonly queues: readonly DriverQueueState[];
   readonly workload: WorkloadState;
+  /** Free blocks by order and pages in the balloon: they could be counted in RAM, but a guest that arrives has no time. */
+  readonly blocksByOrder: readonly number[];
+  readonly balloonedPages: number;
 }
 
 export interface GuestRuntimeOptions {
@@ -82,6 +85,8 @@ export interface SelfCheck {
 
 /** Ranges that a slice of a report puts on the ring; the workload and interrupts get their turn in between. */
 const RANGES_PER_STEP = 512;
+/** Slices that look at a full ring again before the vCPU halts for an interrupt: about 100 µs. */
+const SPIN_STEPS = 100;
 /** Pages that *hold* and the balloon leave to the guest. */
 const RESERVE_PAGES = 256;
 
@@ -99,6 +104,7 @@ export class GuestRuntime {
   readonly #metadata: GuestMetadata;
   readonly #command: CommandDriver;
   readonly #balloon: BalloonDriver;
+  readonly #balloonPages: BalloonPages;
   readonly #workload: Workload;
   readonly #queues: readonly DriverQueue[];
   readonly #hold: HoldSource | undefined;
@@ -120,14 +126,14 @@ export class GuestRuntime {
     this.#metadata = metadata;
     if (image !== undefined) {
       clearMetadata(memory, metadata);
-      log.markRange(pfnOf(metadata.gpa), metadata.lengthBytes / PAGE_SIZE);
     }
-    this.allocator = new BuddyAllocator(ram, metadata.allocator, pfnSpan);
+    this.allocator = new BuddyAllocator(ram, metadata.allocator, pfnSpan, registers?.blocksByOrder);
     this.ledger = new Ledger(ram, options.content, metadata.ledgerGpa, pfnSpan, oracle);
     this.held = ram.bitmap(metadata.heldGpa, pfnSpan);
     this.ballooned = ram.bitmap(metadata.balloonedGpa, pfnSpan);
     if (image !== undefined) {
       this.#boot(image);
+      log.markRange(pfnOf(metadata.gpa), metadata.lengthBytes / PAGE_SIZE); // all of it was written (I1)
     }
     const wrote = (gpa: number, lengthBytes: number): void => ram.wrote(gpa, lengthBytes);
     const queue = (i: number, addresses: GuestMetadata['freePageQueue']): DriverQueue =>
@@ -148,9 +154,11 @@ export class GuestRuntime {
       source: this.#hold ?? new WalkSource(this.allocator.free, memory.layout, config.minOrder),
       ringDeadlineMs: config.ringDeadlineMs,
       rangesPerStep: RANGES_PER_STEP,
+      spinSteps: SPIN_STEPS,
       observer: oracle,
       restored: registers?.report,
     });
+    this.#balloonPages = this.#makeBalloonPages(registers?.balloonedPages ?? 0);
     this.#balloon = new BalloonDriver({
       port,
       inflateQueue,
@@ -158,7 +166,7 @@ export class GuestRuntime {
       memory,
       arrayGpa: metadata.balloonArrayGpa,
       wrote,
-      pages: this.#balloonPages(),
+      pages: this.#balloonPages,
       restored: registers?.balloon,
     });
     this.#command = new CommandDriver(port, mailFeatures(this.report, this.#balloon), registers?.command);
@@ -192,6 +200,8 @@ export class GuestRuntime {
       balloon: this.#balloon.saveState(),
       queues: this.#queues.map((queue) => queue.saveState()),
       workload: this.#workload.saveState(),
+      blocksByOrder: this.allocator.blocksByOrder(),
+      balloonedPages: this.#balloonPages.held,
     };
   }
 
@@ -246,15 +256,15 @@ export class GuestRuntime {
       for (let pfn = segment.firstPfn; pfn < segment.firstPfn + segment.pageCount; pfn += 1) {
         const metadata = pfn >= first && pfn < end;
         if (metadata || !free.test(pfn)) {
-          this.ledger.note(pfn, metadata ? LEDGER_METADATA : zero.test(pfn) ? LEDGER_ZERO : FIRST_VERSION);
+          this.ledger.begin(pfn, metadata ? LEDGER_METADATA : zero.test(pfn) ? LEDGER_ZERO : FIRST_VERSION);
         }
       }
     }
   }
 
-  #balloonPages(): BalloonPages {
+  #makeBalloonPages(heldPages: number): BalloonPages {
     const { allocator, ballooned } = this;
-    let held = ballooned.count();
+    let held = heldPages;
     return {
       get held(): number {
         return held;

@@ -8,6 +8,9 @@ import { PAGE_SIZE } from './page.js';
  */
 const NodeBuffer: typeof Buffer | undefined = typeof Buffer === 'undefined' ? undefined : Buffer;
 const ZERO_PAGE: Buffer | undefined = NodeBuffer?.alloc(PAGE_SIZE);
+/** Pages that are compared in one call where many in a row are zero: the call costs as much as half a page. */
+const CHUNK_PAGES = 64;
+const ZERO_CHUNK: Buffer | undefined = NodeBuffer?.alloc(CHUNK_PAGES * PAGE_SIZE);
 
 /** The naive twin: every 32-bit word of the page OR-ed. `byteOffset` is page-aligned within its buffer. */
 export function isZeroPageByWords(bytes: Uint8Array, byteOffset: number): boolean {
@@ -28,6 +31,27 @@ export function isZeroPage(bytes: Uint8Array, byteOffset: number): boolean {
   return ZERO_PAGE === undefined
     ? isZeroPageByWords(bytes, byteOffset)
     : ZERO_PAGE.compare(bytes, byteOffset, byteOffset + PAGE_SIZE) === 0;
+}
+
+/** How many of the `pageCount` pages of `bytes` from `byteOffset` are zero before the first that is not. */
+export function countZeroPages(bytes: Uint8Array, byteOffset: number, pageCount: number): number {
+  let count = 0;
+  while (
+    ZERO_CHUNK !== undefined &&
+    pageCount - count >= CHUNK_PAGES &&
+    isZeroPage(bytes, byteOffset + count * PAGE_SIZE) &&
+    ZERO_CHUNK.compare(
+      bytes,
+      byteOffset + count * PAGE_SIZE,
+      byteOffset + (count + CHUNK_PAGES) * PAGE_SIZE,
+    ) === 0
+  ) {
+    count += CHUNK_PAGES;
+  }
+  while (count < pageCount && isZeroPage(bytes, byteOffset + count * PAGE_SIZE)) {
+    count += 1;
+  }
+  return count;
 }
 
 /** Whether two ranges of equal length hold the same bytes. */

@@ -47,6 +47,12 @@ export class PageBitmap {
     return new PageBitmap(map.words(buffer, 0, bytes / 4), pageCount);
   }
 
+  /** A bitmap that one thread has to itself, all clear. */
+  static allocateOwn(map: WordMapper, pageCount: number): PageBitmap {
+    const words = bitmapWords(pageCount);
+    return new PageBitmap(map.ownWords(new ArrayBuffer(words * 4), 0, words), pageCount);
+  }
+
   test(pfn: number): boolean {
     return ((this.words.load(pfn >>> 5) >>> (pfn & 31)) & 1) === 1;
   }

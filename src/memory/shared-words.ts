@@ -42,6 +42,11 @@ export interface SharedHalfWords {
 export interface WordMapper {
   words(buffer: ArrayBufferLike, byteOffset: number, length: number): SharedWords;
   halfWords(buffer: ArrayBufferLike, byteOffset: number, length: number): SharedHalfWords;
+  /**
+   * Words that one thread has to itself: the same operations, without the price of atomicity (about 1 ns against
+   * 5–9 ns for those that change a word). Nobody can wait on them.
+   */
+  ownWords(buffer: ArrayBufferLike, byteOffset: number, length: number): SharedWords;
 }
 
 /** Node 20 has `Atomics.waitAsync`; no `lib` file that also suits Node 20 declares it. */
@@ -126,8 +131,70 @@ if (new Uint8Array(new Uint16Array([1]).buffer)[0] !== 1) {
   throw new Error('lacuna runs on little-endian machines only');
 }
 
+/** {@link WordMapper.ownWords}. */
+class PlainWords implements SharedWords {
+  readonly #words: Int32Array;
+  readonly length: number;
+
+  constructor(words: Int32Array) {
+    this.#words = words;
+    this.length = words.length;
+  }
+
+  load(index: number): number {
+    return this.#words[index]!;
+  }
+
+  store(index: number, value: number): void {
+    this.#words[index] = value;
+  }
+
+  exchange(index: number, value: number): number {
+    const old = this.#words[index]!;
+    this.#words[index] = value;
+    return old;
+  }
+
+  compareExchange(index: number, expected: number, replacement: number): number {
+    const old = this.#words[index]!;
+    if (old === expected) {
+      this.#words[index] = replacement;
+    }
+    return old;
+  }
+
+  or(index: number, bits: number): number {
+    const old = this.#words[index]!;
+    this.#words[index] = old | bits;
+    return old;
+  }
+
+  and(index: number, bits: number): number {
+    const old = this.#words[index]!;
+    this.#words[index] = old & bits;
+    return old;
+  }
+
+  add(index: number, value: number): number {
+    const old = this.#words[index]!;
+    this.#words[index] = old + value;
+    return old;
+  }
+
+  notify(): void {}
+
+  wait(): void {
+    throw new Error('words of one thread: nobody could end the wait');
+  }
+
+  waitAsync(): undefined {
+    throw new Error('words of one thread: nobody could end the wait');
+  }
+}
+
 /** The mapper of every real run. */
 export const atomicMapper: WordMapper = {
   words: (buffer, byteOffset, length) => new AtomicWords(new Int32Array(buffer, byteOffset, length)),
   halfWords: (buffer, byteOffset, length) => new AtomicHalfWords(new Uint16Array(buffer, byteOffset, length)),
+  ownWords: (buffer, byteOffset, length) => new PlainWords(new Int32Array(buffer, byteOffset, length)),
 };

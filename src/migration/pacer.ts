@@ -21,9 +21,12 @@ export class Pacer {
     }
   }
 
-  /** When the next run may be sent: the link's queue is {@link QUEUE_MS} long. */
-  readyAt(): number {
-    return this.#freeAt - QUEUE_MS;
+  /**
+   * When the next run may be sent: `now`, unless the link's queue is full; then when it has drained far enough for a
+   * sleep to be worth it (timers have a resolution of 1 ms).
+   */
+  readyAt(now: number): number {
+    return this.#freeAt - now > QUEUE_MS ? this.#freeAt - REFILL_MS : now;
   }
 
   /** When all that was sent has passed the link. */
@@ -34,5 +37,7 @@ export class Pacer {
 
 /** How much the sender may be ahead of the link, so that a timer that comes late leaves no gap. */
 const QUEUE_MS = 4;
+/** What is left in the link's queue when it is filled again. */
+const REFILL_MS = 2;
 /** How much a sender that was late may make up for. Averaged over more than this, the rate is never exceeded. */
 const SLACK_MS = 4;

@@ -3,7 +3,7 @@ import type { DirtySink } from '../memory/dirty-log.js';
 import { bitMask, PAGE_SIZE, PAGES_PER_WORD, popcount32 } from '../memory/page.js';
 import { PageBitmap, type PageRun } from '../memory/page-bitmap.js';
 import type { RamLayout } from '../memory/ram-layout.js';
-import { atomicMapper } from '../memory/shared-words.js';
+import { atomicMapper, type WordMapper } from '../memory/shared-words.js';
 
 /** What hints came to, in pages. */
 export interface HintPageCounts {
@@ -74,8 +74,9 @@ export class PageAccounts implements DirtySink, HintSink {
   #roundSkipped = 0;
   #roundFillsDue = 0;
 
-  constructor(layout: RamLayout) {
-    const bitmap = (): PageBitmap => PageBitmap.allocate(atomicMapper, layout.pfnSpan, true);
+  /** All of it belongs to the coordinator's thread, which claims, hints and syncs. */
+  constructor(layout: RamLayout, map: WordMapper = atomicMapper) {
+    const bitmap = (): PageBitmap => PageBitmap.allocateOwn(map, layout.pfnSpan);
     this.send = bitmap();
     this.claimed = bitmap();
     this.copied = bitmap();

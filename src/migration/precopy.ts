@@ -1,6 +1,6 @@
 import { HintState, type HintStateName } from '../balloon/hint-session.js';
 import { LacunaError, type LacunaErrorCode } from '../errors.js';
-import { isZeroPage } from '../memory/byte-ops.js';
+import { countZeroPages, isZeroPage } from '../memory/byte-ops.js';
 import { PAGE_SIZE } from '../memory/page.js';
 import type { PageRun } from '../memory/page-bitmap.js';
 import {
@@ -478,11 +478,9 @@ export class PrecopySource {
     }
     const blockedUntil = this.#blockedUntil(now);
     if (blockedUntil !== AGAIN) {
-      // While the link is busy hints are looked at: without a pause as long as they flow, else every millisecond.
-      return handled > 0 ||
-        (session !== undefined && now - this.#lastHintAt < SPIN_MS && this.#hintsToCome(session))
-        ? AGAIN
-        : Math.min(blockedUntil, session === undefined ? blockedUntil : now + 1);
+      return session === undefined || device === undefined || !this.#hintsToCome(session)
+        ? blockedUntil
+        : this.#pollOrSleep(now, handled, device, blockedUntil);
     }
     if (this.#run.pageCount > 0 || this.#cursor.nextInto(this.#run, frontier, ahead)) {
       this.#stopWaiting(now);
@@ -503,14 +501,23 @@ export class PrecopySource {
     if (Number.isNaN(this.#waitingSince)) {
       this.#waitingSince = now;
     }
-    // Polling costs the host a little; a kick costs the guest an exit. So: a while of the one, then the other.
+    const { hintTimeoutMs, hintDeadlineMs, schedule } = this.#options;
+    const expiry = Math.min(this.#lastHintAt + hintTimeoutMs, session.requestedAt + hintDeadlineMs);
+    return this.#pollOrSleep(
+      now,
+      handled,
+      device,
+      schedule === 'adaptive' ? Math.min(expiry, now + 1) : expiry,
+    );
+  }
+
+  /** Polling costs the host a little, a kick costs the guest an exit: so a while of the one, then the other. */
+  #pollOrSleep(now: number, handled: number, device: HintDevice, until: number): number {
     if (handled > 0 || now - this.#lastHintAt < SPIN_MS || device.armNotifications()) {
       return AGAIN;
     }
     this.#armed = true;
-    const { hintTimeoutMs, hintDeadlineMs, schedule } = this.#options;
-    const expiry = Math.min(this.#lastHintAt + hintTimeoutMs, session.requestedAt + hintDeadlineMs);
-    return schedule === 'adaptive' ? Math.min(expiry, now + 1) : expiry;
+    return until;
   }
 
   #stopWaiting(now: number): void {
@@ -525,7 +532,7 @@ export class PrecopySource {
     if (!this.#channel.writable) {
       return Number.POSITIVE_INFINITY; // until it rings
     }
-    const readyAt = this.#pacer.readyAt();
+    const readyAt = this.#pacer.readyAt(now);
     return readyAt > now ? readyAt : AGAIN;
   }
 
@@ -567,7 +574,7 @@ export class PrecopySource {
     if (this.#options.zeroDetection || hasInflated) {
       const bytes = this.#vm.payload(pfn, pageCount);
       kind = this.#kindOf(bytes, 0, pfn, hasInflated);
-      pages = 1;
+      pages = kind === Kind.zero && !hasInflated ? countZeroPages(bytes, 0, pageCount) : 1;
       while (pages < pageCount && this.#kindOf(bytes, pages, pfn + pages, hasInflated) === kind) {
         pages += 1;
       }

@@ -30,7 +30,7 @@ export class Receiver implements FrameSink {
   constructor(vm: DestinationVm, reply: (message: DestinationMessage) => void) {
     this.#vm = vm;
     this.#reply = reply;
-    this.#written = PageBitmap.allocate(atomicMapper, vm.memory.layout.pfnSpan);
+    this.#written = PageBitmap.allocateOwn(atomicMapper, vm.memory.layout.pfnSpan);
   }
 
   get discarded(): boolean {

@@ -1,6 +1,7 @@
 import type { DirtyLog } from '../memory/dirty-log.js';
 import type { BackedSegment, GuestMemory } from '../memory/guest-memory.js';
 import { pfnOf } from '../memory/page.js';
+import type { RamBlock } from '../memory/ram-layout.js';
 import type { WordMapper } from '../memory/shared-words.js';
 import {
   VIRTQ_AVAIL_F_NO_INTERRUPT,
@@ -78,7 +79,8 @@ export class DeviceQueue {
   readonly #log: DirtyLog;
   readonly #eventIdx: boolean;
   readonly #mask: number;
-  readonly #state: DeviceQueueState;
+  #lastAvailIdx: number;
+  #usedIdx: number;
   #views: QueueViews | undefined;
   #viewGeneration = -1;
   /** The driver's index when it was last loaded: one atomic load serves a batch. */
@@ -86,6 +88,8 @@ export class DeviceQueue {
   #publishedUsedIdx: number;
   /** Used elements before this index are published and logged. */
   #markedUsedIdx: number;
+  /** The block of RAM that the last buffer lay in. */
+  #block: RamBlock;
 
   constructor(
     memory: GuestMemory,
@@ -101,20 +105,22 @@ export class DeviceQueue {
     this.#log = log;
     this.#eventIdx = eventIdx;
     this.#mask = addresses.size - 1;
-    this.#state = { ...restored };
+    this.#lastAvailIdx = restored.lastAvailIdx;
+    this.#usedIdx = restored.usedIdx;
     this.#availIdx = restored.lastAvailIdx;
     this.#publishedUsedIdx = restored.usedIdx;
     this.#markedUsedIdx = restored.usedIdx;
+    this.#block = memory.layout.blocks[0]!;
     this.#mapViews();
   }
 
   saveState(): DeviceQueueState {
-    return { ...this.#state };
+    return { lastAvailIdx: this.#lastAvailIdx, usedIdx: this.#usedIdx };
   }
 
   /** Elements that {@link next} will return before it has to look at the driver's index again. */
   get batch(): number {
-    return (this.#availIdx - this.#state.lastAvailIdx) & 0xffff;
+    return (this.#availIdx - this.#lastAvailIdx) & 0xffff;
   }
 
   /** Loads the driver's index; true if elements are there. Pairs with the store in DriverQueue.publish. */
@@ -141,14 +147,15 @@ export class DeviceQueue {
     if (this.fault !== undefined) {
       return NextElement.broken;
     }
-    if (this.batch === 0) {
+    const lastAvailIdx = this.#lastAvailIdx;
+    if (lastAvailIdx === this.#availIdx) {
       return NextElement.none;
     }
-    const views = this.#mapViews();
+    const views = this.#viewGeneration === this.#memory.generation ? this.#views : this.#mapViews();
     if (views === undefined) {
       return NextElement.broken;
     }
-    const head = views.availEntries[AVAIL_RING + (this.#state.lastAvailIdx & this.#mask)]!;
+    const head = views.availEntries[AVAIL_RING + (lastAvailIdx & this.#mask)]!;
     if (head > this.#mask) {
       return this.#fail(
         'HEAD_OUT_OF_RANGE',
@@ -157,27 +164,37 @@ export class DeviceQueue {
     }
     out.head = head;
     out.segmentCount = 0;
+    const { desc } = views;
     const at = head * 4;
-    const flagsNext = views.desc[at + 3]!;
-    const flags = flagsNext & 0xffff;
-    const intact =
-      (flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT)) === 0
-        ? this.#addSegment(out, views.desc, at, flags)
-        : this.#walkChain(out, views.desc, this.addresses.size, head);
-    if (!intact) {
+    const flags = desc[at + 3]! & 0xffff;
+    if ((flags & ~VIRTQ_DESC_F_WRITE) === 0) {
+      // A chain of one, as all of the balloon's are. Written out: this runs for every range that a guest reports.
+      const gpa = desc[at]! + desc[at + 1]! * 0x1_0000_0000;
+      const lengthBytes = desc[at + 2]!;
+      const block = this.#block;
+      if (gpa >= block.startGpa && gpa + lengthBytes <= block.endGpa && lengthBytes !== 0) {
+        out.gpa[0] = gpa;
+        out.lengthBytes[0] = lengthBytes;
+        out.writable[0] = flags;
+        out.segmentCount = 1;
+        this.#lastAvailIdx = (lastAvailIdx + 1) & 0xffff;
+        return NextElement.element;
+      }
+    }
+    if (!this.#walkChain(out, desc, this.addresses.size, head)) {
       return NextElement.broken;
     }
-    this.#state.lastAvailIdx = (this.#state.lastAvailIdx + 1) & 0xffff;
+    this.#lastAvailIdx = (lastAvailIdx + 1) & 0xffff;
     return NextElement.element;
   }
 
   /** Returns an element to the driver; `writtenBytes` is what the device wrote into it (0 for a hint). */
   pushUsed(head: number, writtenBytes: number): void {
-    const views = this.#mapViews()!;
-    const at = (this.#state.usedIdx & this.#mask) * 2;
+    const views = (this.#viewGeneration === this.#memory.generation ? this.#views : this.#mapViews())!;
+    const at = (this.#usedIdx & this.#mask) * 2;
     views.usedEntries[at] = head;
     views.usedEntries[at + 1] = writtenBytes;
-    this.#state.usedIdx = (this.#state.usedIdx + 1) & 0xffff;
+    this.#usedIdx = (this.#usedIdx + 1) & 0xffff;
   }
 
   /**
@@ -185,7 +202,7 @@ export class DeviceQueue {
    * host has just written (Q8); the marks follow the writes (I1).
    */
   publishUsed(): void {
-    const { usedIdx } = this.#state;
+    const usedIdx = this.#usedIdx;
     if (usedIdx === this.#markedUsedIdx) {
       return;
     }
@@ -207,7 +224,7 @@ export class DeviceQueue {
 
   /** Whether the batch published last is to be announced to the driver, by its wishes. */
   needsInterrupt(): boolean {
-    const { usedIdx } = this.#state;
+    const usedIdx = this.#usedIdx;
     const oldIdx = this.#publishedUsedIdx;
     this.#publishedUsedIdx = usedIdx;
     const views = this.#mapViews();
@@ -224,7 +241,7 @@ export class DeviceQueue {
     if (!this.#eventIdx) {
       this.#storeUsed(RING_FLAGS, VIRTQ_USED_F_NO_NOTIFY);
     } else {
-      this.#storeUsed(availEventIndex(this.addresses.size), (this.#state.lastAvailIdx - 1) & 0xffff);
+      this.#storeUsed(availEventIndex(this.addresses.size), (this.#lastAvailIdx - 1) & 0xffff);
     }
   }
 
@@ -237,7 +254,7 @@ export class DeviceQueue {
     if (!this.#eventIdx) {
       this.#storeUsed(RING_FLAGS, 0);
     } else {
-      this.#storeUsed(availEventIndex(this.addresses.size), this.#state.lastAvailIdx);
+      this.#storeUsed(availEventIndex(this.addresses.size), this.#lastAvailIdx);
     }
     return this.refresh();
   }
@@ -286,7 +303,8 @@ export class DeviceQueue {
       this.#fail('ZERO_LENGTH', `a buffer at ${gpa} of no bytes`);
       return false;
     }
-    if (!this.#memory.layout.containsRange(gpa, lengthBytes)) {
+    const block = this.#block;
+    if ((gpa < block.startGpa || gpa + lengthBytes > block.endGpa) && !this.#findBlock(gpa, lengthBytes)) {
       this.#fail('OUT_OF_RAM', `a buffer of ${lengthBytes} bytes at ${gpa} does not lie in RAM`);
       return false;
     }
@@ -345,6 +363,16 @@ export class DeviceQueue {
         return false;
       }
     }
+  }
+
+  /** Whether the range is RAM; its block is looked at first the next time. */
+  #findBlock(gpa: number, lengthBytes: number): boolean {
+    if (!this.#memory.layout.containsRange(gpa, lengthBytes)) {
+      return false;
+    }
+    const { blocks } = this.#memory.layout;
+    this.#block = blocks.find(({ startGpa, endGpa }) => gpa >= startGpa && gpa < endGpa)!;
+    return true;
   }
 
   #walkIndirect(out: QueueElement, table: Uint32Array, at: number): boolean {

@@ -24,6 +24,7 @@ import {
 /** What of a driver's queue does not lie in guest RAM: it travels with the vCPU's registers. */
 export interface DriverQueueState {
   freeHead: number;
+  freeTail: number;
   freeCount: number;
   availIdx: number;
   publishedIdx: number;
@@ -43,7 +44,8 @@ const END_OF_FREE_LIST = 0xffff;
  *   needsNotification                        reads used.flags or avail_event    after the store: no lost wake-up
  * ```
  *
- * Free descriptors are chained through their `next` fields, in guest RAM like all else.
+ * Free descriptors are chained through their `next` fields, in guest RAM like all else, first in, first out: with a
+ * device that returns buffers in order they are used round and round, which is the order that caches like.
  */
 export class DriverQueue {
   readonly addresses: QueueAddresses;
@@ -80,7 +82,14 @@ export class DriverQueue {
       this.#markedIdx = restored.availIdx;
       return;
     }
-    this.#state = { freeHead: 0, freeCount: addresses.size, availIdx: 0, publishedIdx: 0, lastUsedIdx: 0 };
+    this.#state = {
+      freeHead: 0,
+      freeTail: addresses.size - 1,
+      freeCount: addresses.size,
+      availIdx: 0,
+      publishedIdx: 0,
+      lastUsedIdx: 0,
+    };
     this.#initialise();
   }
 
@@ -134,12 +143,7 @@ export class DriverQueue {
     desc[at + 3] = flags;
     availEntries[AVAIL_RING + (state.availIdx & this.#mask)] = index;
     state.availIdx = (state.availIdx + 1) & 0xffff;
-    if (index < this.#lowestDesc) {
-      this.#lowestDesc = index;
-    }
-    if (index > this.#highestDesc) {
-      this.#highestDesc = index;
-    }
+    this.#touch(index);
     return index;
   }
 
@@ -193,19 +197,22 @@ export class DriverQueue {
     if (count > this.size - state.freeCount) {
       throw new LacunaError('QUEUE_CORRUPT', `the device returned ${count} buffers, more than it was given`);
     }
+    const oldTailGpa = this.addresses.descGpa + state.freeTail * VIRTQ_DESC_SIZE;
     for (let i = 0; i < count; i += 1) {
       const id = usedEntries[((state.lastUsedIdx + i) & this.#mask) * 2]!;
       if (id > this.#mask) {
         throw new LacunaError('QUEUE_CORRUPT', `the device returned descriptor ${id} of ${this.size}`);
       }
-      desc[id * 4 + 3] = state.freeHead << 16;
-      state.freeHead = id;
-      if (id < this.#lowestDesc) {
-        this.#lowestDesc = id;
+      if (state.freeCount + i === 0) {
+        state.freeHead = id;
+      } else {
+        desc[state.freeTail * 4 + 3] = id << 16;
       }
-      if (id > this.#highestDesc) {
-        this.#highestDesc = id;
-      }
+      state.freeTail = id;
+      this.#touch(id);
+    }
+    if (state.freeCount > 0) {
+      this.#markBytes(oldTailGpa, oldTailGpa); // its link was changed
     }
     state.lastUsedIdx = usedIdx;
     state.freeCount += count;
@@ -250,6 +257,16 @@ export class DriverQueue {
     avail.store(usedEventIndex(this.size), 0);
     this.#markBytes(this.addresses.descGpa, this.addresses.descGpa + this.size * VIRTQ_DESC_SIZE - 1);
     this.#markBytes(this.addresses.availGpa, this.addresses.availGpa + usedEventIndex(this.size) * 2 + 1);
+  }
+
+  /** A descriptor was written, and has to be marked with the next batch. */
+  #touch(index: number): void {
+    if (index < this.#lowestDesc) {
+      this.#lowestDesc = index;
+    }
+    if (index > this.#highestDesc) {
+      this.#highestDesc = index;
+    }
   }
 
   #markDescriptors(): void {

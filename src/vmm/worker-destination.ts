@@ -96,7 +96,7 @@ export class WorkerDestination {
       throw new LacunaError('INVALID_ARGUMENT', "the destination's RAM does not lie where the guest's does");
     }
     const { event } = source;
-    const guest = await WorkerGuest.incoming(memory, event, options.oracle);
+    const guest = WorkerGuest.incoming(memory, event, options.oracle);
     const channel = new MemoryChannel(atomicMapper);
     const data: DestinationThreadData = {
       blocks: memory.layout.blocks,
@@ -113,7 +113,7 @@ export class WorkerDestination {
       }
       event.ring();
     });
-    await thread.up;
+    await Promise.all([guest.up, thread.up]);
     return new WorkerDestination(channel, guest, thread);
   }
 

@@ -1,5 +1,6 @@
 import { CommandDevice, type CommandDeviceState } from '../balloon/command-device.js';
 import { type ExitTable, readExits } from '../balloon/exits.js';
+import { HintState } from '../balloon/hint-session.js';
 import { LacunaError, messageOf } from '../errors.js';
 import { type FreeMemoryMode, findMetadataPlace, type GuestImage } from '../guest/image.js';
 import { type GuestConfig, mapDirtyLog, type ReportMode, type SelfCheck } from '../guest/runtime.js';
@@ -177,11 +178,14 @@ export class WorkerGuest implements SourceVm {
     return guest;
   }
 
-  /** A guest that is to arrive: its thread is up and waits. {@link adopt} it once it runs. */
-  static async incoming(memory: SharedGuestMemory, event: EventWord, oracle = false): Promise<WorkerGuest> {
-    const guest = new WorkerGuest(memory, event, oracle, undefined);
-    await guest.#thread.up;
-    return guest;
+  /** A guest that is to arrive: once its thread is {@link up} it waits. {@link adopt} it when it runs. */
+  static incoming(memory: SharedGuestMemory, event: EventWord, oracle = false): WorkerGuest {
+    return new WorkerGuest(memory, event, oracle, undefined);
+  }
+
+  /** Resolves when the guest's thread is up. */
+  get up(): Promise<void> {
+    return this.#thread.up;
   }
 
   /** The guest has arrived and runs: from here on this host serves its device. */
@@ -294,6 +298,31 @@ export class WorkerGuest implements SourceVm {
     device.setBalloonTarget(pages);
     await this.#until(() => device.registers.actual === pages, `a balloon of ${pages} pages`);
     return device.registers.actual;
+  }
+
+  /**
+   * Has the guest report its free pages to nobody, as often as it takes for its driver's code to be compiled. A real
+   * guest's driver always is; a benchmark that begins with a cold one measures V8's compiler.
+   */
+  async rehearseReports(times: number): Promise<void> {
+    const device = this.#device!;
+    const polled = async (done: () => boolean, what: string): Promise<void> => {
+      const deadline = performance.now() + PATIENCE_MS;
+      while (!done()) {
+        device.poll(performance.now(), POLL_LIMIT);
+        if (performance.now() > deadline) {
+          throw new LacunaError('GUEST_FAILED', `waited ${PATIENCE_MS} ms for ${what}`);
+        }
+        await macrotask();
+      }
+    };
+    for (let i = 0; i < times; i += 1) {
+      device.openSession({ hint: () => true }, performance.now());
+      await polled(() => device.session.state === HintState.done, 'a report');
+      device.closeSession(performance.now());
+      await polled(() => device.registers.pending === 0, 'the acknowledgement of a stop');
+    }
+    device.armNotifications();
   }
 
   counters(): GuestCounters {

@@ -836,6 +836,7 @@ function watching(indices: readonly number[], changes: string[]): WordMapper {
   };
   return {
     words: (buffer, byteOffset, length) => wrap(atomicMapper.words(buffer, byteOffset, length)),
+    ownWords: (buffer, byteOffset, length) => wrap(atomicMapper.ownWords(buffer, byteOffset, length)),
     halfWords: (buffer, byteOffset, length) => atomicMapper.halfWords(buffer, byteOffset, length),
   };
 }

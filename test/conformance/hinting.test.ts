@@ -647,7 +647,7 @@ describe('I6 a driver that does what it likes', () => {
     let flood: (() => void) | undefined;
     let looks = 0;
     const deviceMap: WordMapper = {
-      words: (buffer, at, length) => atomicMapper.words(buffer, at, length),
+      ...atomicMapper,
       halfWords: (buffer, at, length) => {
         const words = atomicMapper.halfWords(buffer, at, length);
         return {

@@ -37,7 +37,7 @@ export function dirtyPages(log: DirtyLog): number[] {
 /** Half words as atomicMapper's, with a call before each access: a place for the other side to run. */
 export function hookedMapper(beforeAccess: () => void): WordMapper {
   return {
-    words: (buffer, byteOffset, length) => atomicMapper.words(buffer, byteOffset, length),
+    ...atomicMapper,
     halfWords: (buffer, byteOffset, length) => {
       const words = atomicMapper.halfWords(buffer, byteOffset, length);
       return {

@@ -1,8 +1,10 @@
 import { writeFileSync } from 'node:fs';
 import pc from 'picocolors';
 import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
-import type { GuestImage } from '../../guest/image.js';
+import { type GuestImage, syntheticImage } from '../../guest/image.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
+import { MIB } from '../../memory/page.js';
+import { atomicMapper } from '../../memory/shared-words.js';
 import type { MigrationProgress } from '../../migration/migrate.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import { BASELINES, type Baseline, type BenchReport, type RunReport } from '../../report/schema.js';
@@ -10,7 +12,7 @@ import { isVerified, summarise } from '../../report/summary.js';
 import { formatMib, formatMs, summaryTable } from '../../report/table.js';
 import { Verifier } from '../../vmm/verifier.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
-import { type RunSpec, runOnce } from './run.js';
+import { type RunServices, type RunSpec, runOnce } from './run.js';
 
 /** What `lacuna bench` was asked for. */
 export interface BenchRequest {
@@ -37,6 +39,8 @@ export async function bench(request: BenchRequest, signal: AbortSignal): Promise
   const runs: RunReport[] = [];
   const plan = planOf(request);
   try {
+    progress.update(pc.dim('warming up'));
+    await warmUp(plan[0], { pool, verifier, signal, onPhase: () => {}, onProgress: () => {} });
     for (const [index, spec] of plan.entries()) {
       if (signal.aborted) {
         break;
@@ -64,6 +68,14 @@ export async function bench(request: BenchRequest, signal: AbortSignal): Promise
     await verifier.close();
   }
   return finish(request, runs, signal.aborted);
+}
+
+/** A small guest's migration that is not reported, so that the first one that is runs compiled code. */
+async function warmUp(first: RunSpec | undefined, services: RunServices): Promise<void> {
+  if (first !== undefined) {
+    const image = syntheticImage(atomicMapper, { memoryBytes: 64 * MIB, freeShare: 0.5, freeRunPages: 4 });
+    await runOnce({ ...first, image, baseline: 'both' }, services);
+  }
 }
 
 /** Baselines alternate, so that a machine that changes its speed does so to all of them. */

@@ -44,15 +44,11 @@ Baselines:
 
 Examples:
   $ lacuna bench
-  $ lacuna bench --guest idle-8g --baseline zero,both --link unlimited --free-memory data
+  $ lacuna bench --guest idle-8g cache-8g --baseline zero,both --link unlimited --free-memory data
   $ lacuna bench --memory 512MiB --workload dirty:50MB/s:64MiB --schedule wait --runs 5
   $ lacuna bench --guest ./my-capture --min-order 10 --json my-report.json
 
 Exit codes: 0 every migration completed and was verified, 1 one was not, 2 wrong usage, 130 interrupted.`;
-
-function collect(value: string, previous: readonly string[] | undefined): string[] {
-  return [...(previous ?? []), value];
-}
 
 function parsePercent(text: string): number {
   const value = Number(text.replace(/%$/, ''));
@@ -77,9 +73,8 @@ export function addBenchCommand(
         "reporting (hinting, in VIRTIO's terms), verifies every page, and shows what was saved.",
     )
     .option(
-      '--guest <name|folder>',
-      'a capture; may be repeated (default: build-2g and fragmented-2g)',
-      collect,
+      '--guest <name|folder...>',
+      'captures by name, or folders in their format (default: build-2g fragmented-2g)',
     )
     .addOption(
       new Option('--memory <size>', 'a made-up guest of this size instead')
@@ -128,7 +123,7 @@ export function addBenchCommand(
         .choices(['touched', 'untouched'])
         .default('touched'),
     )
-    .option('--runs <n>', 'migrations for each guest and baseline', parseWhole(1, 1000), 3)
+    .option('--runs <n>', 'migrations for each guest and baseline', parseWhole(1, 1000), 2)
     .option('--seed <n>', "seed of the guest's contents", parseWhole(0, 2 ** 32 - 1), 1)
     .option('--json <file>', 'where the report goes', 'report.json')
     .option('--quiet', 'no progress', false)

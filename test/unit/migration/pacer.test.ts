@@ -9,7 +9,7 @@ function sendGreedily(
 ): { readonly at: number; readonly bytes: number }[] {
   const sent: { at: number; bytes: number }[] = [];
   for (let now = 0; now < untilMs; ) {
-    const readyAt = pacer.readyAt();
+    const readyAt = pacer.readyAt(now);
     if (readyAt > now) {
       now = readyAt;
       continue;
@@ -24,7 +24,7 @@ describe('a link without a limit', () => {
   it('is always ready', () => {
     const pacer = new Pacer(Number.POSITIVE_INFINITY);
     pacer.charge(1e12, 5);
-    expect(pacer.readyAt()).toBeLessThan(5);
+    expect(pacer.readyAt(5)).toBe(5);
     expect(pacer.drainedAt()).toBeLessThan(5);
   });
 });
@@ -43,7 +43,10 @@ describe('a link of 1 MB/s', () => {
   it('takes the next run a little before the link is free, so that it never runs dry', () => {
     const pacer = new Pacer(1e6);
     pacer.charge(100_000, 0);
-    expect(pacer.readyAt()).toBeCloseTo(pacer.drainedAt() - 4, 6);
+    expect(pacer.readyAt(0)).toBeCloseTo(pacer.drainedAt() - 2, 6);
+    // Once it may send again it fills the queue before it is asked to wait again.
+    expect(pacer.readyAt(pacer.drainedAt() - 4)).toBe(pacer.drainedAt() - 4);
+    expect(pacer.readyAt(pacer.drainedAt() - 5.1)).toBeGreaterThan(pacer.drainedAt() - 4);
   });
 
   it.each([32, 4128, 100_000])(
