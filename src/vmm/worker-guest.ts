@@ -157,7 +157,7 @@ export class WorkerGuest implements SourceVm {
 
   /** A new guest, built from an image and paused before its first instruction. */
   static async boot(options: WorkerGuestOptions): Promise<WorkerGuest> {
-    const ringSize = options.ringSize ?? 1024;
+    const ringSize = options.ringSize ?? 4096;
     const config: GuestConfig = {
       metadataGpa: findMetadataPlace(atomicMapper, options.image, ringSize),
       ringSize,
