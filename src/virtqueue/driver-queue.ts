@@ -53,7 +53,12 @@ export class DriverQueue {
   readonly #log: DirtyLog;
   readonly #eventIdx: boolean;
   readonly #mask: number;
-  readonly #state: DriverQueueState;
+  #freeHead = 0;
+  #freeTail: number;
+  #freeCount: number;
+  #availIdx = 0;
+  #publishedIdx = 0;
+  #lastUsedIdx = 0;
   /** Descriptors and ring slots written since the last publish: what has to be marked dirty. */
   #lowestDesc = END_OF_FREE_LIST;
   #highestDesc = -1;
@@ -77,19 +82,18 @@ export class DriverQueue {
     this.#log = log;
     this.#eventIdx = eventIdx;
     this.#mask = addresses.size - 1;
+    this.#freeTail = addresses.size - 1;
+    this.#freeCount = addresses.size;
     if (restored !== undefined) {
-      this.#state = { ...restored };
+      this.#freeHead = restored.freeHead;
+      this.#freeTail = restored.freeTail;
+      this.#freeCount = restored.freeCount;
+      this.#availIdx = restored.availIdx;
+      this.#publishedIdx = restored.publishedIdx;
+      this.#lastUsedIdx = restored.lastUsedIdx;
       this.#markedIdx = restored.availIdx;
       return;
     }
-    this.#state = {
-      freeHead: 0,
-      freeTail: addresses.size - 1,
-      freeCount: addresses.size,
-      availIdx: 0,
-      publishedIdx: 0,
-      lastUsedIdx: 0,
-    };
     this.#initialise();
   }
 
@@ -99,21 +103,28 @@ export class DriverQueue {
 
   /** Descriptors that can be added before used ones have to be taken back. */
   get freeCount(): number {
-    return this.#state.freeCount;
+    return this.#freeCount;
   }
 
   /** The descriptor that the next buffer will be given; -1: the ring is full. */
   get nextHead(): number {
-    return this.#state.freeCount === 0 ? -1 : this.#state.freeHead;
+    return this.#freeCount === 0 ? -1 : this.#freeHead;
   }
 
   /** Whether the device has returned everything that was published. As of the last {@link reclaim}. */
   get idle(): boolean {
-    return this.#state.freeCount === this.size;
+    return this.#freeCount === this.size;
   }
 
   saveState(): DriverQueueState {
-    return { ...this.#state };
+    return {
+      freeHead: this.#freeHead,
+      freeTail: this.#freeTail,
+      freeCount: this.#freeCount,
+      availIdx: this.#availIdx,
+      publishedIdx: this.#publishedIdx,
+      lastUsedIdx: this.#lastUsedIdx,
+    };
   }
 
   /** Adds a device-writable buffer (a free range, on the free page queue). -1: the ring is full. */
@@ -127,45 +138,43 @@ export class DriverQueue {
   }
 
   #tryAdd(gpa: number, lengthBytes: number, flags: number): number {
-    const state = this.#state;
-    if (state.freeCount === 0) {
+    if (this.#freeCount === 0) {
       return -1;
     }
     const { desc, availEntries } = this.#views;
-    const index = state.freeHead;
+    const index = this.#freeHead;
     const at = index * 4;
-    const high = Math.floor(gpa / 0x1_0000_0000);
-    state.freeHead = desc[at + 3]! >>> 16;
-    state.freeCount -= 1;
+    const high = gpa < 0x1_0000_0000 ? 0 : Math.floor(gpa / 0x1_0000_0000);
+    this.#freeHead = desc[at + 3]! >>> 16;
+    this.#freeCount -= 1;
     desc[at] = gpa - high * 0x1_0000_0000;
     desc[at + 1] = high;
     desc[at + 2] = lengthBytes;
     desc[at + 3] = flags;
-    availEntries[AVAIL_RING + (state.availIdx & this.#mask)] = index;
-    state.availIdx = (state.availIdx + 1) & 0xffff;
+    availEntries[AVAIL_RING + (this.#availIdx & this.#mask)] = index;
+    this.#availIdx = (this.#availIdx + 1) & 0xffff;
     this.#touch(index);
     return index;
   }
 
   /** Makes everything added so far visible to the device: one store. */
   publish(): void {
-    const state = this.#state;
-    if (state.availIdx === this.#markedIdx) {
+    if (this.#availIdx === this.#markedIdx) {
       return;
     }
     const { availGpa } = this.addresses;
     this.#markDescriptors();
-    this.#views.avail.store(RING_IDX, state.availIdx); // pairs with the load in DeviceQueue.refresh
+    this.#views.avail.store(RING_IDX, this.#availIdx); // pairs with the load in DeviceQueue.refresh
     // The index lies on the ring's first page and is written last, so the marks follow it (I1).
     const first = AVAIL_RING + (this.#markedIdx & this.#mask);
-    const last = AVAIL_RING + ((state.availIdx - 1) & this.#mask);
+    const last = AVAIL_RING + ((this.#availIdx - 1) & this.#mask);
     this.#log.mark(pfnOf(availGpa));
     if (first <= last) {
       this.#markBytes(availGpa + first * 2, availGpa + last * 2 + 1);
     } else {
       this.#markBytes(availGpa, availGpa + (AVAIL_RING + this.size) * 2 - 1);
     }
-    this.#markedIdx = state.availIdx;
+    this.#markedIdx = this.#availIdx;
   }
 
   /**
@@ -173,49 +182,47 @@ export class DriverQueue {
    * publishing store; pairs with DeviceQueue.enableNotifications, which stores its wish and then looks again.
    */
   needsNotification(): boolean {
-    const state = this.#state;
-    const oldIdx = state.publishedIdx;
-    state.publishedIdx = state.availIdx;
-    if (oldIdx === state.availIdx) {
+    const oldIdx = this.#publishedIdx;
+    this.#publishedIdx = this.#availIdx;
+    if (oldIdx === this.#availIdx) {
       return false;
     }
     const { used } = this.#views;
     return this.#eventIdx
-      ? needsEvent(used.load(availEventIndex(this.size)), state.availIdx, oldIdx)
+      ? needsEvent(used.load(availEventIndex(this.size)), this.#availIdx, oldIdx)
       : (used.load(RING_FLAGS) & VIRTQ_USED_F_NO_NOTIFY) === 0;
   }
 
   /** Takes back the descriptors that the device has used since the last call; returns how many. */
   reclaim(): number {
-    const state = this.#state;
     const { desc, usedEntries, used } = this.#views;
     const usedIdx = used.load(RING_IDX); // pairs with the store in DeviceQueue.publishUsed
-    const count = (usedIdx - state.lastUsedIdx) & 0xffff;
+    const count = (usedIdx - this.#lastUsedIdx) & 0xffff;
     if (count === 0) {
       return 0;
     }
-    if (count > this.size - state.freeCount) {
+    if (count > this.size - this.#freeCount) {
       throw new LacunaError('QUEUE_CORRUPT', `the device returned ${count} buffers, more than it was given`);
     }
-    const oldTailGpa = this.addresses.descGpa + state.freeTail * VIRTQ_DESC_SIZE;
+    const oldTailGpa = this.addresses.descGpa + this.#freeTail * VIRTQ_DESC_SIZE;
     for (let i = 0; i < count; i += 1) {
-      const id = usedEntries[((state.lastUsedIdx + i) & this.#mask) * 2]!;
+      const id = usedEntries[((this.#lastUsedIdx + i) & this.#mask) * 2]!;
       if (id > this.#mask) {
         throw new LacunaError('QUEUE_CORRUPT', `the device returned descriptor ${id} of ${this.size}`);
       }
-      if (state.freeCount + i === 0) {
-        state.freeHead = id;
+      if (this.#freeCount + i === 0) {
+        this.#freeHead = id;
       } else {
-        desc[state.freeTail * 4 + 3] = id << 16;
+        desc[this.#freeTail * 4 + 3] = id << 16;
       }
-      state.freeTail = id;
+      this.#freeTail = id;
       this.#touch(id);
     }
-    if (state.freeCount > 0) {
+    if (this.#freeCount > 0) {
       this.#markBytes(oldTailGpa, oldTailGpa); // its link was changed
     }
-    state.lastUsedIdx = usedIdx;
-    state.freeCount += count;
+    this.#lastUsedIdx = usedIdx;
+    this.#freeCount += count;
     this.#markDescriptors();
     return count;
   }
@@ -223,7 +230,7 @@ export class DriverQueue {
   /** Asks for no interrupts when buffers are used (with EVENT_IDX: for none before the index wraps). */
   disableInterrupts(): void {
     if (this.#eventIdx) {
-      this.#storeAvail(usedEventIndex(this.size), (this.#state.lastUsedIdx - 1) & 0xffff);
+      this.#storeAvail(usedEventIndex(this.size), (this.#lastUsedIdx - 1) & 0xffff);
     } else {
       this.#storeAvail(RING_FLAGS, VIRTQ_AVAIL_F_NO_INTERRUPT);
     }
@@ -235,11 +242,11 @@ export class DriverQueue {
    */
   enableInterrupts(): boolean {
     if (this.#eventIdx) {
-      this.#storeAvail(usedEventIndex(this.size), this.#state.lastUsedIdx);
+      this.#storeAvail(usedEventIndex(this.size), this.#lastUsedIdx);
     } else {
       this.#storeAvail(RING_FLAGS, 0);
     }
-    return this.#views.used.load(RING_IDX) !== this.#state.lastUsedIdx;
+    return this.#views.used.load(RING_IDX) !== this.#lastUsedIdx;
   }
 
   #storeAvail(index: number, value: number): void {
