@@ -30,15 +30,12 @@ export function noPages(): PageCounts {
   return { pages: 0, zeroPages: 0, filledPages: 0, rounds: 0 };
 }
 
-/** The source's end. */
-export interface SourceChannel {
-  /** Whether another run may be sent; if not, the channel rings its event word when it may. */
-  readonly writable: boolean;
-  /** Bytes that were sent and have not been applied yet. */
-  readonly unflushedBytes: number;
+/** What goes from the source to the destination, in order. */
+interface Frames {
   /**
-   * Pages with their contents. The channel may read `payload` at any time until the run is flushed: a page that
-   * is written meanwhile is torn, and goes out again, because its mark follows the write (I5).
+   * Pages with their contents. A source's channel may read `payload` at any time until the run is flushed: a page that
+   * is written meanwhile is torn, and goes out again, because its mark follows the write (I5). A destination's sink
+   * has read it when it returns.
    */
   pageRun(pfn: number, pageCount: number, payload: Uint8Array<ArrayBufferLike>): void;
   zeroRun(pfn: number, pageCount: number): void;
@@ -52,23 +49,23 @@ export interface SourceChannel {
   commit(): void;
   /** The migration is over, without a commit. */
   cancel(): void;
+}
+
+/** The source's end. */
+export interface SourceChannel extends Frames {
+  /** Whether another run may be sent; if not, the channel rings its event word when it may. */
+  readonly writable: boolean;
+  /** Bytes that were sent and have not been applied yet. */
+  readonly unflushedBytes: number;
   /** The next message of the destination, if one has arrived. */
   poll(): DestinationMessage | undefined;
 }
 
-/** The destination's end: what a transport hands everything that arrives to, in order. */
-export interface FrameSink {
+/** The destination's end: what a transport hands everything that arrives to. */
+export interface FrameSink extends Frames {
   /** Nothing that arrives now matters any more: it is read and dropped. */
   readonly discarded: boolean;
-  pageRun(pfn: number, pageCount: number, payload: Uint8Array<ArrayBufferLike>): void;
-  zeroRun(pfn: number, pageCount: number): void;
-  fillRun(pfn: number, pageCount: number, value: number): void;
-  roundEnd(round: number): void;
-  deviceState(state: Uint8Array): void;
-  finish(): void;
-  commit(): void;
-  cancel(): void;
-  /** One of the above has thrown, or the transport itself has found something that can't be right. */
+  /** A frame has made the sink throw, or the transport itself has found something that can't be right. */
   fail(thrown: unknown): void;
 }
 
