@@ -384,10 +384,11 @@ export class PrecopySource {
     if (last === undefined) {
       return true;
     }
-    if (Number.isNaN(last.doneAt)) {
-      return false; // the guest did not finish the last one either (I6)
+    if (last.expired) {
+      return false; // the guest did not answer in time, and is not waited for again (I6)
     }
-    return (round.pending * PAGE_SIZE) / this.#bytesPerMs() > last.doneAt - last.requestedAt;
+    const reportMs = (Number.isNaN(last.doneAt) ? last.closedAt : last.doneAt) - last.requestedAt;
+    return (round.pending * PAGE_SIZE) / this.#bytesPerMs() > reportMs;
   }
 
   /** Between sessions the guest may want its balloon served; while it is stopped, nothing is (V14, T6). */
@@ -574,7 +575,8 @@ export class PrecopySource {
     if (this.#options.zeroDetection || hasInflated) {
       const bytes = this.#vm.payload(pfn, pageCount);
       kind = this.#kindOf(bytes, 0, pfn, hasInflated);
-      pages = kind === Kind.zero && !hasInflated ? countZeroPages(bytes, 0, pageCount) : 1;
+      // From the second page on: the first was looked at, and the guest may have written it since (it goes again then).
+      pages = kind === Kind.zero && !hasInflated ? 1 + countZeroPages(bytes, PAGE_SIZE, pageCount - 1) : 1;
       while (pages < pageCount && this.#kindOf(bytes, pages, pfn + pages, hasInflated) === kind) {
         pages += 1;
       }
