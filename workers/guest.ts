@@ -1,6 +1,6 @@
 import { workerData } from 'node:worker_threads';
 import { VcpuTraps } from '../src/balloon/registers.js';
-import { PageContent } from '../src/guest/content.js';
+import { PageContent, prepareContents } from '../src/guest/content.js';
 import { fillMemory } from '../src/guest/image.js';
 import { GuestRuntime, mapDirtyLog } from '../src/guest/runtime.js';
 import { decodeRegisters, runVcpu } from '../src/guest/vcpu.js';
@@ -32,16 +32,13 @@ function boot(start: NonNullable<GuestThreadData['boot']>): GuestRuntime {
   return GuestRuntime.boot({ ...common, config, content }, image);
 }
 
-/** Made while there is time; a guest that arrives is standing still. */
-const contentInWaiting = new PageContent(0);
-
 function arrive(): GuestRuntime {
   const registers = decodeRegisters(control.readState());
-  const content = contentInWaiting.withSeed(registers.config.seed);
-  return GuestRuntime.resume({ ...common, content }, registers);
+  return GuestRuntime.resume({ ...common, content: new PageContent(registers.config.seed) }, registers);
 }
 
 try {
+  prepareContents(); // while there is time: a guest that arrives stands still
   const booted = data.boot === undefined ? undefined : boot(data.boot);
   sayUp();
   runVcpu(control, booted, arrive);

@@ -92,21 +92,15 @@ export class VcpuTraps implements DevicePort {
 
   setQueue(queue: number, addresses: QueueAddresses): void {
     const { words } = this.#control;
-    const at = QUEUES + queue * QUEUE_WORDS;
-    const write = (index: number, gpa: number) => {
+    for (let write = 0; write < QUEUE_SETUP_WRITES; write += 1) {
       countExit(words, ExitFeature.setup, ExitKind.configWrite);
-      const high = Math.floor(gpa / 0x1_0000_0000);
-      words.store(index, (gpa - high * 0x1_0000_0000) | 0);
-      words.store(index + 1, high);
-    };
-    write(at, addresses.descGpa);
-    write(at + 2, addresses.availGpa);
-    write(at + 4, addresses.usedGpa);
-    countExit(words, ExitFeature.setup, ExitKind.configWrite);
-    words.store(at + 6, addresses.size);
-    words.store(at + 7, 1);
+    }
+    storeQueue(words, queue, addresses);
   }
 }
+
+/** Three addresses, and the size. */
+const QUEUE_SETUP_WRITES = 4;
 
 /** Registers that travel with the device state. */
 export interface RegisterState {
@@ -222,7 +216,7 @@ export class HostRegisters {
     words.store(CMD_REG, state.cmdReg);
     state.queues.forEach((addresses, queue) => {
       if (addresses !== null) {
-        restoreQueue(words, queue, addresses);
+        storeQueue(words, queue, addresses);
       }
     });
     if (state.cmdReg !== 0) {
@@ -231,7 +225,8 @@ export class HostRegisters {
   }
 }
 
-function restoreQueue(words: ControlBuffer['words'], queue: number, addresses: QueueAddresses): void {
+/** Puts a queue's addresses into its words of the control buffer. */
+function storeQueue(words: ControlBuffer['words'], queue: number, addresses: QueueAddresses): void {
   const at = QUEUES + queue * QUEUE_WORDS;
   [addresses.descGpa, addresses.availGpa, addresses.usedGpa].forEach((gpa, i) => {
     const high = Math.floor(gpa / 0x1_0000_0000);

@@ -28,6 +28,11 @@ function pool(): Uint8Array {
   return sharedPool;
 }
 
+/** Makes what all contents come from, if it is not made yet; some ms. */
+export function prepareContents(): void {
+  pool();
+}
+
 /**
  * What pages hold. A page's contents follow from its pfn and a version, so that the guest can say at any time
  * what a page must hold without keeping a copy: 4088 bytes out of a pool of pseudo-random ones, at a place that
@@ -40,11 +45,6 @@ export class PageContent {
   /** The same seed makes the same contents. */
   constructor(seed: number) {
     this.#seed = seed;
-  }
-
-  /** The contents of another seed. */
-  withSeed(seed: number): PageContent {
-    return new PageContent(seed);
   }
 
   /** Writes the page's contents into `bytes` from `byteOffset`. */

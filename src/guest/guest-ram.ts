@@ -21,8 +21,7 @@ export class GuestRam {
 
   /** Bytes `[gpa, gpa + lengthBytes)` were written. Call it after the write, before the next safe point. */
   wrote(gpa: number, lengthBytes: number): void {
-    const first = pfnOf(gpa);
-    this.log.markRange(first, pfnOf(gpa + lengthBytes - 1) - first + 1);
+    this.log.markBytes(gpa, lengthBytes);
   }
 
   /** A view of 32-bit words in RAM; the area lies in one segment. */

@@ -1,3 +1,4 @@
+import { pfnOf } from './page.js';
 import type { PageBitmap } from './page-bitmap.js';
 
 /** Where drained bits go: `bits` of word `wordIndex` were set and are now the caller's to account for. */
@@ -33,6 +34,12 @@ export class DirtyLog {
 
   markRange(pfn: number, pageCount: number): void {
     this.bitmap.setRange(pfn, pageCount);
+  }
+
+  /** Marks the pages of `lengthBytes` bytes (1 or more) from `gpa`. */
+  markBytes(gpa: number, lengthBytes: number): void {
+    const first = pfnOf(gpa);
+    this.bitmap.setRange(first, pfnOf(gpa + lengthBytes - 1) - first + 1);
   }
 
   /**

@@ -407,7 +407,6 @@ export class DeviceQueue {
   }
 
   #markBytes(firstGpa: number, lastGpa: number): void {
-    const first = pfnOf(firstGpa);
-    this.#log.markRange(first, pfnOf(lastGpa) - first + 1);
+    this.#log.markBytes(firstGpa, lastGpa - firstGpa + 1);
   }
 }

@@ -1,7 +1,7 @@
 import { LacunaError } from '../errors.js';
 import type { DirtyLog } from '../memory/dirty-log.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
-import { PAGE_SHIFT, pfnOf } from '../memory/page.js';
+import { pfnOf } from '../memory/page.js';
 import type { WordMapper } from '../memory/shared-words.js';
 import {
   VIRTQ_AVAIL_F_NO_INTERRUPT,
@@ -289,7 +289,6 @@ export class DriverQueue {
   }
 
   #markBytes(firstGpa: number, lastGpa: number): void {
-    const first = Math.floor(firstGpa / (1 << PAGE_SHIFT));
-    this.#log.markRange(first, Math.floor(lastGpa / (1 << PAGE_SHIFT)) - first + 1);
+    this.#log.markBytes(firstGpa, lastGpa - firstGpa + 1);
   }
 }
