@@ -111,9 +111,7 @@ export class HoldSource implements FreeRangeSource {
 
   finish(): void {
     for (const { pfn, pageCount } of this.#dropped) {
-      if (this.#held.test(pfn)) {
-        this.#giveBack(pfn, pageCount); // unless memory ran short and it was taken back meanwhile
-      }
+      this.#giveBack(pfn, pageCount);
     }
     this.#dropped = [];
   }
@@ -133,6 +131,8 @@ export class HoldSource implements FreeRangeSource {
     let done = false;
     cutIntoBlocks(this.#run.pfn, Math.min(this.#run.pageCount, 2 ** MAX_ORDER), (pfn, order) => {
       if (!done) {
+        // Dropped blocks within it are the guest's from here on: what is taken of them later is held anew.
+        this.#dropped = this.#dropped.filter((block) => block.pfn < pfn || block.pfn >= pfn + 2 ** order);
         this.#giveBack(pfn, 2 ** order);
         done = true;
       }

@@ -47,6 +47,12 @@ export interface WordMapper {
    * 5–9 ns for those that change a word). Nobody can wait on them.
    */
   ownWords(buffer: ArrayBufferLike, byteOffset: number, length: number): SharedWords;
+  /**
+   * Shared memory for plain access: real typed arrays in every real run. It is handed out here because the explorer
+   * has to see plain accesses too, each of which is a step of its own there.
+   */
+  plain16(buffer: ArrayBufferLike, byteOffset: number, length: number): Uint16Array;
+  plain32(buffer: ArrayBufferLike, byteOffset: number, length: number): Uint32Array;
 }
 
 /** Node 20 has `Atomics.waitAsync`; no `lib` file that also suits Node 20 declares it. */
@@ -197,4 +203,6 @@ export const atomicMapper: WordMapper = {
   words: (buffer, byteOffset, length) => new AtomicWords(new Int32Array(buffer, byteOffset, length)),
   halfWords: (buffer, byteOffset, length) => new AtomicHalfWords(new Uint16Array(buffer, byteOffset, length)),
   ownWords: (buffer, byteOffset, length) => new PlainWords(new Int32Array(buffer, byteOffset, length)),
+  plain16: (buffer, byteOffset, length) => new Uint16Array(buffer, byteOffset, length),
+  plain32: (buffer, byteOffset, length) => new Uint32Array(buffer, byteOffset, length),
 };

@@ -32,6 +32,8 @@ export interface MigrationOptions {
   readonly adaptiveGraceMs: number;
   /** A vCPU that has not reached a safe point by then can't be stopped: VCPU_STUCK. */
   readonly pauseTimeoutMs: number;
+  /** A destination that takes nothing for so long, though there is more to send, is given up. */
+  readonly sendTimeoutMs: number;
   /** A destination that has not answered by then is given up. */
   readonly readyTimeoutMs: number;
   readonly startTimeoutMs: number;
@@ -51,6 +53,7 @@ export const DEFAULT_OPTIONS: MigrationOptions = {
   hintDeadlineMs: 5000,
   adaptiveGraceMs: 25,
   pauseTimeoutMs: 5000,
+  sendTimeoutMs: 30_000,
   readyTimeoutMs: 30_000,
   startTimeoutMs: 30_000,
   maxRunPages: 256,
@@ -80,6 +83,7 @@ export function resolveOptions(given: Partial<MigrationOptions>): MigrationOptio
     'hintDeadlineMs',
     'adaptiveGraceMs',
     'pauseTimeoutMs',
+    'sendTimeoutMs',
     'readyTimeoutMs',
     'startTimeoutMs',
   ] as const;

@@ -154,6 +154,8 @@ export class PrecopySource {
   #appliedBefore = 0;
   #waitedMs = 0;
   #waitingSince = Number.NaN;
+  /** Since when the channel has had no room. */
+  #fullSince = Number.NaN;
   #measuredBytesPerMs = Number.NaN;
 
   constructor(vm: SourceVm, channel: SourceChannel, options: PrecopyOptions) {
@@ -208,6 +210,12 @@ export class PrecopySource {
     }
     if (this.phase !== 'commit-wait' && this.#vm.failure !== undefined) {
       return this.#abort('failed', this.#vm.failure);
+    }
+    if (now >= this.#fullSince + this.#options.sendTimeoutMs && !this.#channel.writable) {
+      return this.#fail(
+        'DESTINATION_SILENT',
+        `the destination has taken nothing for ${this.#options.sendTimeoutMs} ms; the guest stays at the source`,
+      );
     }
     this.#serveDevice(now);
     const message = this.#channel.poll();
@@ -447,9 +455,12 @@ export class PrecopySource {
     this.#session = undefined;
   }
 
-  /** Whether hints are still to come, so that the schedule decides what may be sent. */
+  /**
+   * Whether hints are still to come, so that the schedule decides what may be sent. By the session's own record, which
+   * never goes back: a ring that is found corrupt after the stop sign closes the device's session (I6).
+   */
   #hintsToCome(session: SessionRecord): boolean {
-    return !session.expired && this.#device?.session.state !== HintState.done;
+    return !session.expired && Number.isNaN(session.doneAt);
   }
 
   /** `adaptive`: waiting has cost more than hints have saved. */
@@ -472,7 +483,7 @@ export class PrecopySource {
         const { schedule } = this.#options;
         frontier = schedule === 'wait' ? 0 : this.accounts.frontier;
         ahead = schedule === 'overlap' || (schedule === 'adaptive' && this.#waitedEnough(now, session));
-      } else if (this.#device?.session.state !== HintState.done) {
+      } else if (Number.isNaN(session.doneAt)) {
         frontier = this.accounts.frontier; // not waited for any more, but welcome
         ahead = true;
       }
@@ -531,8 +542,10 @@ export class PrecopySource {
   /** When the channel and the link take the next run: {@link AGAIN} for now. */
   #blockedUntil(now: number): number {
     if (!this.#channel.writable) {
-      return Number.POSITIVE_INFINITY; // until it rings
+      this.#fullSince = Number.isNaN(this.#fullSince) ? now : this.#fullSince;
+      return this.#fullSince + this.#options.sendTimeoutMs; // until it rings, or is given up
     }
+    this.#fullSince = Number.NaN;
     const readyAt = this.#pacer.readyAt(now);
     return readyAt > now ? readyAt : AGAIN;
   }

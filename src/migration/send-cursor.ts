@@ -138,7 +138,7 @@ export class SendCursor {
         break;
       }
       const next = (this.#heldWord + 1) * PAGES_PER_WORD;
-      if (next < limit && this.#send.test(next)) {
+      if (next < limit && out.pageCount < runLimit && this.#send.test(next)) {
         this.#claim(next, limit);
       }
     }

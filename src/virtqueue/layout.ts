@@ -111,10 +111,10 @@ export function mapQueue(memory: GuestMemory, map: WordMapper, queue: QueueAddre
   }
   const at = (segment: BackedSegment, gpa: number) => segment.bytes.byteOffset + gpa - segment.startGpa;
   return {
-    desc: new Uint32Array(desc.bytes.buffer, at(desc, descGpa), size * 4),
-    availEntries: new Uint16Array(avail.bytes.buffer, at(avail, availGpa), size + 3),
+    desc: map.plain32(desc.bytes.buffer, at(desc, descGpa), size * 4),
+    availEntries: map.plain16(avail.bytes.buffer, at(avail, availGpa), size + 3),
     avail: map.halfWords(avail.bytes.buffer, at(avail, availGpa), size + 3),
-    usedEntries: new Uint32Array(used.bytes.buffer, at(used, usedGpa) + 4, size * 2),
+    usedEntries: map.plain32(used.bytes.buffer, at(used, usedGpa) + 4, size * 2),
     used: map.halfWords(used.bytes.buffer, at(used, usedGpa), size * 4 + 3),
   };
 }

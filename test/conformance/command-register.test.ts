@@ -838,5 +838,7 @@ function watching(indices: readonly number[], changes: string[]): WordMapper {
     words: (buffer, byteOffset, length) => wrap(atomicMapper.words(buffer, byteOffset, length)),
     ownWords: (buffer, byteOffset, length) => wrap(atomicMapper.ownWords(buffer, byteOffset, length)),
     halfWords: (buffer, byteOffset, length) => atomicMapper.halfWords(buffer, byteOffset, length),
+    plain16: (buffer, byteOffset, length) => atomicMapper.plain16(buffer, byteOffset, length),
+    plain32: (buffer, byteOffset, length) => atomicMapper.plain32(buffer, byteOffset, length),
   };
 }

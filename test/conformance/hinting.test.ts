@@ -3,6 +3,7 @@ import { HintState } from '../../src/balloon/hint-session.js';
 import { CMD_ID_REG, DEVICE_STATUS } from '../../src/memory/control-buffer.js';
 import { gpaOf, PAGE_SIZE } from '../../src/memory/page.js';
 import { atomicMapper, type WordMapper } from '../../src/memory/shared-words.js';
+import { SCHEDULES } from '../../src/migration/options.js';
 import type { SourcePhase } from '../../src/migration/precopy.js';
 import { REPORT_START } from '../../src/spec/command-register.js';
 import {
@@ -715,6 +716,29 @@ describe('I6 a driver that does what it likes', () => {
     expect(machine.control.words.load(DEVICE_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET).not.toBe(0);
     expectSameGuest(migration);
     expect(migration.source.endedAt - migration.source.startedAt).toBeLessThan(100);
+  });
+
+  it.each(SCHEDULES)('I6 a ring that is corrupted after the stop sign holds nothing up (%s)', (schedule) => {
+    const { machine, driver } = Machine.bare();
+    let reported = false;
+    driver.script = () => {
+      if (driver.takeInterrupt()) {
+        const id = driver.takeStart();
+        if (id !== 0 && !reported) {
+          driver.marker(id);
+          driver.declare(id, 300, 4);
+          driver.marker(0);
+          reported = true;
+        }
+      } else if (machine.device.session.state === HintState.done) {
+        ring(machine, driver).avail.store(RING_IDX, 1000);
+      }
+      return 0;
+    };
+    const migration = new TestMigration(machine, { schedule, hintTimeoutMs: 1e6, hintDeadlineMs: 1e6 }).run();
+    expect(migration.count('session-done')).toBe(1);
+    expect(machine.device.fault?.code).toBe('INDEX_TOO_FAR_AHEAD');
+    expectSameGuest(migration);
   });
 
   it.each([0, 3, -1, 65_536, 2 ** 31 - 1])(

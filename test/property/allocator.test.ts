@@ -4,6 +4,9 @@ import { BuddyAllocator, cutIntoBlocks, MAX_ORDER } from '../../src/guest/buddy-
 import { NaiveBuddy } from '../support/naive-buddy.js';
 import { bitmapOf, makeAllocator, pagesIn, UnmarkedWrites } from '../unit/guest/small-guest.js';
 
+/** For each property: all of them together stay below 5 s. */
+const TIME_LIMIT_MS = 1200;
+
 /** Memory of up to 2.5 of the largest blocks, in alternating runs of used and free pages. */
 const someFreePages = fc
   .array(fc.integer({ min: 1, max: 400 }), { minLength: 1, maxLength: 24 })
@@ -15,8 +18,10 @@ const someOperations = fc.array(
     fc.record({ kind: fc.constant('allocate' as const), order: fc.integer({ min: 0, max: MAX_ORDER }) }),
     fc.record({ kind: fc.constant('allocate' as const), order: fc.integer({ min: 0, max: 3 }) }),
     fc.record({ kind: fc.constant('release' as const), which: fc.nat() }),
+    // The one that was allocated last: what was cut from a block goes back to it.
+    { weight: 2, arbitrary: fc.record({ kind: fc.constant('release' as const), which: fc.constant(-1) }) },
   ),
-  { maxLength: 60 },
+  { maxLength: 60, size: 'max' },
 );
 
 interface Block {
@@ -53,23 +58,35 @@ it('answers as its naive twin and has the same pages free, after any sequence of
             owned.push({ pfn, order });
           }
         } else if (owned.length > 0) {
-          const [{ pfn, order }] = owned.splice(operation.which % owned.length, 1) as [Block];
+          const [{ pfn, order }] = owned.splice(
+            operation.which === -1 ? -1 : operation.which % owned.length,
+            1,
+          ) as [Block];
           allocator.release(pfn, order);
           twin.release(pfn, order);
         }
       }
       // The derived numbers, the bitmaps, and what someone else would read from the same RAM.
-      const again = new BuddyAllocator(ram, addresses, free.length);
-      for (const view of [allocator, again]) {
-        expect(pagesIn(view.free)).toEqual(twin.freePages());
-        expect(view.blocksByOrder()).toEqual(twin.blocksByOrder());
-        expect(view.freePages).toBe(twin.freePages().length);
-        expect(view.largestOrder()).toBe(Math.max(-1, ...twin.blocks().map(({ order }) => order)));
-        expect(view.inconsistency()).toBeUndefined();
+      const check = (): void => {
+        for (const view of [allocator, new BuddyAllocator(ram, addresses, free.length)]) {
+          expect(pagesIn(view.free)).toEqual(twin.freePages());
+          expect(view.blocksByOrder()).toEqual(twin.blocksByOrder());
+          expect(view.freePages).toBe(twin.freePages().length);
+          expect(view.largestOrder()).toBe(Math.max(-1, ...twin.blocks().map(({ order }) => order)));
+          expect(view.inconsistency()).toBeUndefined();
+        }
+      };
+      check();
+      // All of it back, in any order: it merges into the largest blocks that there can be.
+      owned.sort((a, b) => ((a.pfn * 7919) % 1021) - ((b.pfn * 7919) % 1021));
+      for (const { pfn, order } of owned) {
+        allocator.release(pfn, order);
+        twin.release(pfn, order);
       }
+      check();
       expect(writes.unmarked()).toEqual([]);
     }),
-    { numRuns: 300 },
+    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
   );
 });
 
@@ -93,7 +110,7 @@ it('marks every page of its state that an operation changes', () => {
         expect(writes.changed().length > 0).toBe(pfn !== -1);
       }
     }),
-    { numRuns: 50 },
+    { numRuns: 50, interruptAfterTimeLimit: TIME_LIMIT_MS },
   );
 });
 
@@ -113,5 +130,26 @@ it('finds any single bit of its state that is damaged', () => {
       }
       expect(allocator.inconsistency()).toBeTypeOf('string');
     }),
+    { numRuns: 100, interruptAfterTimeLimit: TIME_LIMIT_MS },
+  );
+});
+
+it('finds any free block that was cut in two and not merged', () => {
+  fc.assert(
+    fc.property(someFreePages, fc.nat(), (free, which) => {
+      const { allocator, ram, addresses } = makeAllocator(free.length);
+      allocator.initialise(bitmapOf(free));
+      const larger = new NaiveBuddy(free).blocks().filter(({ order }) => order > 0);
+      const block = larger[which % larger.length];
+      fc.pre(block !== undefined);
+      const { pfn, order } = block;
+      const half = order - 1;
+      const blocksOf = (of: number) => ram.bitmap(addresses.orderGpa[of]!, Math.ceil(free.length / 2 ** of));
+      blocksOf(order).clear(pfn / 2 ** order);
+      blocksOf(half).setRange(pfn / 2 ** half, 2);
+      // Every page is in one block still, and an allocator that counts anew has the same pages.
+      expect(new BuddyAllocator(ram, addresses, free.length).inconsistency()).toContain('buddies');
+    }),
+    { numRuns: 100, interruptAfterTimeLimit: TIME_LIMIT_MS },
   );
 });

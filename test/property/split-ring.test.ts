@@ -4,9 +4,12 @@ import { PrivateGuestMemory } from '../../src/memory/guest-memory.js';
 import { KIB, PAGE_SIZE } from '../../src/memory/page.js';
 import { RamLayout } from '../../src/memory/ram-layout.js';
 import { NextElement } from '../../src/virtqueue/device-queue.js';
-import { RawPair, RingPair, WitnessedLog } from '../support/ring-pair.js';
+import { packQueue } from '../../src/virtqueue/layout.js';
+import { naiveChain } from '../support/naive-chain.js';
+import { type RawDescriptor, RawPair, RingPair, WitnessedLog } from '../support/ring-pair.js';
 
-const TIME_LIMIT_MS = 5000;
+/** For each property: all of them together stay below 5 s. */
+const TIME_LIMIT_MS = 1600;
 
 interface Buffer {
   readonly gpa: number;
@@ -14,20 +17,55 @@ interface Buffer {
   readonly writable: boolean;
 }
 
-/** A queue as anyone would write it: two arrays, and who has said that it sleeps. */
+/** Whether one of the entries from index `from` to before `to` is the one that was asked for; indices are 16 bits. */
+function passes(from: number, to: number, event: number): boolean {
+  for (let idx = from; idx < to; idx += 1) {
+    if ((idx & 0xffff) === event) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/** What a side has last asked for: to be left alone, or to be told of the entry with an index. */
+class Wish {
+  polls = false;
+  event = 0;
+  /** It has seen that there is nothing, and waits to be told. */
+  sleeps = false;
+
+  /** Whether it is to be told of entries `from` … `to`, by the letter of § 2.7.7 and § 2.7.10. */
+  isNews(from: number, to: number, eventIdx: boolean): boolean {
+    return eventIdx ? passes(from, to, this.event) : from < to && !this.polls;
+  }
+}
+
+/** A queue as anyone would write it: arrays, indices that never wrap, and what each side has asked for. */
 class Model {
-  /** Added but not published, published but not taken, taken but not returned, returned but not reclaimed. */
+  /** Added but not published, published but not taken, taken but not returned. */
   readonly added: Buffer[] = [];
   readonly published: Buffer[] = [];
   readonly taken: Buffer[] = [];
-  returned = 0;
-  reclaimable = 0;
-  /** Whether the side polls (it wants no news), sleeps (it must get news), or has been told, or never said. */
-  device: 'polls' | 'sleeps' | 'awake' = 'awake';
-  driver: 'polls' | 'sleeps' | 'awake' = 'awake';
+  readonly device = new Wish();
+  readonly driver = new Wish();
+  availIdx: number;
+  takenIdx: number;
+  usedIdx: number;
+  reclaimedIdx: number;
+
+  constructor(startIndex: number) {
+    this.availIdx = startIndex;
+    this.takenIdx = startIndex;
+    this.usedIdx = startIndex;
+    this.reclaimedIdx = startIndex;
+  }
+
+  get reclaimable(): number {
+    return this.usedIdx - this.reclaimedIdx;
+  }
 
   get inUse(): number {
-    return this.added.length + this.published.length + this.taken.length + this.returned + this.reclaimable;
+    return this.added.length + this.published.length + this.taken.length + this.reclaimable;
   }
 }
 
@@ -53,7 +91,9 @@ function driverAdds(play: Play, count: number): void {
     const head = buffer.writable
       ? pair.driver.tryAddInbuf(buffer.gpa, buffer.lengthBytes)
       : pair.driver.tryAddOutbuf(buffer.gpa, buffer.lengthBytes);
-    expect(head >= 0).toBe(fits);
+    if (head >= 0 !== fits) {
+      expect.fail(`descriptor ${head} for a buffer, with ${model.inUse} of ${size} in use`);
+    }
     if (fits) {
       model.added.push(buffer);
     }
@@ -61,15 +101,15 @@ function driverAdds(play: Play, count: number): void {
 }
 
 function driverPublishes({ pair, model, eventIdx }: Play): void {
-  const isNews = model.added.length > 0;
+  const from = model.availIdx;
+  model.availIdx += model.added.length;
   model.published.push(...model.added.splice(0));
   pair.driver.publish();
   const notified = pair.driver.needsNotification();
-  if (!isNews || (model.device === 'polls' && !eventIdx)) {
-    expect(notified).toBe(false);
-  } else if (model.device === 'sleeps') {
-    expect(notified).toBe(true);
-    model.device = 'awake';
+  expect(notified).toBe(model.device.isNews(from, model.availIdx, eventIdx));
+  if (model.availIdx > from && model.device.sleeps) {
+    expect(notified, 'a device that sleeps must be told').toBe(true);
+    model.device.sleeps = false;
   }
 }
 
@@ -80,39 +120,41 @@ function deviceTakes({ pair, model }: Play, limit: number): void {
   for (let i = 0; i < limit; i += 1) {
     const expected = model.published.shift();
     const result = pair.device.next(pair.element);
-    expect(result).toBe(expected === undefined ? NextElement.none : NextElement.element);
-    if (expected === undefined) {
+    if (expected === undefined || result !== NextElement.element) {
+      expect(result).toBe(expected === undefined ? NextElement.none : NextElement.element);
       return;
     }
     model.taken.push(expected);
+    model.takenIdx += 1;
     const { element } = pair;
-    expect(element.segmentCount).toBe(1);
-    expect({
-      gpa: element.gpa[0],
-      lengthBytes: element.lengthBytes[0],
-      writable: element.writable[0] !== 0,
-    }).toEqual(expected);
+    const isExpected =
+      element.segmentCount === 1 &&
+      element.gpa[0] === expected.gpa &&
+      element.lengthBytes[0] === expected.lengthBytes &&
+      (element.writable[0] !== 0) === expected.writable;
+    if (!isExpected) {
+      const came = [element.gpa[0], element.lengthBytes[0], element.writable[0]].join(', ');
+      expect.fail(`${came} came, and not ${fc.stringify(expected)}`);
+    }
     pair.device.pushUsed(element.head, 0);
   }
 }
 
 function deviceReturns({ pair, model, eventIdx }: Play): void {
-  const isNews = model.taken.length > 0;
-  model.reclaimable += model.taken.length;
-  model.taken.length = 0;
+  const from = model.usedIdx;
+  model.usedIdx += model.taken.splice(0).length;
   pair.device.publishUsed();
   const interrupted = pair.device.needsInterrupt();
-  if (!isNews || (model.driver === 'polls' && !eventIdx)) {
-    expect(interrupted).toBe(false);
-  } else if (model.driver === 'sleeps') {
-    expect(interrupted).toBe(true);
-    model.driver = 'awake';
+  expect(interrupted).toBe(model.driver.isNews(from, model.usedIdx, eventIdx));
+  if (model.usedIdx > from && model.driver.sleeps) {
+    expect(interrupted, 'a driver that sleeps must be told').toBe(true);
+    model.driver.sleeps = false;
   }
 }
 
 function driverReclaims({ pair, model, size }: Play): void {
   expect(pair.driver.reclaim()).toBe(model.reclaimable);
-  model.reclaimable = 0;
+  model.reclaimedIdx = model.usedIdx;
   expect(pair.driver.freeCount).toBe(size - model.inUse);
   expect(pair.driver.idle).toBe(model.inUse === 0);
 }
@@ -120,23 +162,24 @@ function driverReclaims({ pair, model, size }: Play): void {
 function deviceArms({ pair, model }: Play): void {
   const pending = pair.device.enableNotifications();
   expect(pending).toBe(model.published.length > 0);
-  model.device = pending ? 'awake' : 'sleeps';
+  Object.assign(model.device, { polls: false, event: model.takenIdx & 0xffff, sleeps: !pending });
 }
 
 function driverArms({ pair, model }: Play): void {
   const pending = pair.driver.enableInterrupts();
   expect(pending).toBe(model.reclaimable > 0);
-  model.driver = pending ? 'awake' : 'sleeps';
+  Object.assign(model.driver, { polls: false, event: model.reclaimedIdx & 0xffff, sleeps: !pending });
 }
 
+/** With EVENT_IDX: to be told of the entry that was last, 65535 from now. */
 function devicePolls({ pair, model }: Play): void {
   pair.device.disableNotifications();
-  model.device = 'polls';
+  Object.assign(model.device, { polls: true, event: (model.takenIdx - 1) & 0xffff, sleeps: false });
 }
 
 function driverPolls({ pair, model }: Play): void {
   pair.driver.disableInterrupts();
-  model.driver = 'polls';
+  Object.assign(model.driver, { polls: true, event: (model.reclaimedIdx - 1) & 0xffff, sleeps: false });
 }
 
 type Action = readonly [name: string, act: (play: Play) => void];
@@ -175,7 +218,8 @@ it('behaves like a plain array between a driver and a device, in both notificati
     fc.property(rings, fc.array(actions, { maxLength: 80, size: 'max' }), (ring, program) => {
       const memory = new PrivateGuestMemory(layout);
       const pair = new RingPair({ ...ring, memory });
-      const play = { pair, model: new Model(), size: ring.size, eventIdx: ring.eventIdx, serial: 0 };
+      const { size, eventIdx, startIndex } = ring;
+      const play = { pair, model: new Model(startIndex), size, eventIdx, serial: 0 };
       for (const [, act] of program) {
         act(play);
         expect(pair.device.fault).toBeUndefined();
@@ -186,46 +230,60 @@ it('behaves like a plain array between a driver and a device, in both notificati
       deviceReturns(play);
       driverReclaims(play);
       expect(pair.driver.idle).toBe(true);
+      const idx = play.model.availIdx & 0xffff;
+      expect(pair.device.saveState()).toEqual({ lastAvailIdx: idx, usedIdx: idx });
+      expect(pair.driver.saveState()).toMatchObject({ availIdx: idx, publishedIdx: idx, lastUsedIdx: idx });
     }),
     { numRuns: 400, interruptAfterTimeLimit: TIME_LIMIT_MS },
   );
 });
 
 it('I1 leaves no write unmarked, whatever driver and device do', () => {
-  // Rings that straddle page ends: of the available ring, of the used ring, of the descriptor table.
   const layout = new RamLayout([{ startGpa: 0, endGpa: 64 * KIB }]);
-  const places = fc.integer({ min: 0, max: 96 }).map((step) => step * 16 + 2 * PAGE_SIZE);
+  // One of the three areas straddles the end of a page: so many thousandths of it lie before that.
+  const places = fc.record({ area: fc.constantFrom('descGpa', 'availGpa', 'usedGpa'), before: fc.nat(1000) });
   fc.assert(
-    fc.property(rings, places, fc.array(actions, { maxLength: 40, size: 'max' }), (ring, gpa, program) => {
+    fc.property(rings, places, fc.array(actions, { maxLength: 40, size: 'max' }), (ring, place, program) => {
       const memory = new PrivateGuestMemory(layout);
       const witness = new WitnessedLog(memory);
       const size = ring.size * 8;
-      const pair = new RingPair({ ...ring, size, memory, log: witness.log, gpa: gpa + 0xa00 });
+      const bytes = { descGpa: size * 16, availGpa: 6 + size * 2, usedGpa: 6 + size * 8 }[place.area];
+      const before = packQueue(0, size)[place.area] + (bytes * place.before) / 1000;
+      const gpa = Math.floor((4 * PAGE_SIZE - before) / 16) * 16;
+      const pair = new RingPair({ ...ring, size, memory, log: witness.log, gpa });
       witness.forget();
-      const play = { pair, model: new Model(), size, eventIdx: ring.eventIdx, serial: 0 };
+      const { eventIdx, startIndex } = ring;
+      const play = { pair, model: new Model(startIndex), size, eventIdx, serial: 0 };
       for (const [, act] of [
         ...program,
         ['publish', driverPublishes],
         ['return', deviceReturns],
       ] as Action[]) {
         act(play);
+        // Nothing under way is not published: a guest could be stopped here.
+        if (play.model.added.length === 0 && play.model.taken.length === 0) {
+          const unmarked = witness.unmarkedPages();
+          if (unmarked.length > 0) {
+            expect(unmarked).toEqual([]);
+          }
+        }
       }
-      expect(witness.unmarkedPages()).toEqual([]);
     }),
     { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
   );
 });
 
-it('survives a ring of random bytes: no throw, no hang, no segment outside RAM, and a fault stays', () => {
+it('takes of a ring of any bytes what its naive twin takes, and finds the same fault, which stays', () => {
   const layout = new RamLayout([
     { startGpa: 0, endGpa: 8 * KIB },
     { startGpa: 64 * KIB, endGpa: 128 * KIB },
   ]);
   const SIZE = 8;
+  const INDIRECT_GPA = KIB;
   const small = fc.nat(SIZE + 1);
   const descriptors = fc.record({
     // Mostly RAM, often the ring itself or its table, now and then anywhere.
-    gpa: fc.oneof(fc.nat(8 * KIB), fc.nat(128 * KIB), fc.nat(0xffff_ffff)),
+    gpa: fc.oneof(fc.nat(8 * KIB), fc.nat(128 * KIB), fc.nat(0xffff_ffff), fc.constant(INDIRECT_GPA)),
     gpaHigh: fc.oneof({ weight: 9, arbitrary: fc.constant(0) }, fc.nat(0xffff_ffff)),
     lengthBytes: fc.oneof(
       small.map((entries) => entries * 16),
@@ -235,57 +293,103 @@ it('survives a ring of random bytes: no throw, no hang, no segment outside RAM, 
     flags: fc.oneof({ weight: 9, arbitrary: fc.nat(7) }, fc.nat(0xffff)),
     next: fc.oneof({ weight: 9, arbitrary: small }, fc.nat(0xffff)),
   });
-  const heads = fc.oneof({ weight: 9, arbitrary: fc.nat(SIZE - 1) }, fc.nat(0xffff));
-  const hostile = fc.record({
+  /**
+   * A chain as it should be: readable descriptors, then writable ones, the last of them perhaps in an indirect table.
+   * Or almost: one too many, or one of them in the other direction.
+   */
+  const chains = fc.record({
+    direct: fc.nat(SIZE - 1),
+    indirect: small,
+    readable: small,
+    turned: fc.oneof({ weight: 2, arbitrary: fc.constant(-1) }, small),
+  });
+  const almostGood = chains.map(({ direct, indirect, readable, turned }) => {
+    const part = (i: number, next: number, isLast: boolean): RawDescriptor => ({
+      gpa: 64 * KIB + i * 16,
+      lengthBytes: 16 + i,
+      flags: (isLast ? 0 : 1) | (i < readable === (i === turned) ? 2 : 0),
+      next,
+    });
+    const table = Array.from({ length: direct }, (_, i) =>
+      part(i, i + 1, indirect === 0 && i === direct - 1),
+    );
+    const link = { gpa: INDIRECT_GPA, lengthBytes: indirect * 16, flags: 4 };
+    return {
+      table: indirect === 0 ? table : [...table, link],
+      indirect: Array.from({ length: indirect }, (_, i) => part(direct + i, i + 1, i === indirect - 1)),
+    };
+  });
+  const bytes = fc.record({
     table: fc.array(descriptors, { minLength: SIZE, maxLength: SIZE }),
     // An indirect table where some of the descriptors above may point.
     indirect: fc.array(descriptors, { maxLength: SIZE }),
-    heads: fc.array(heads, { minLength: 1, maxLength: SIZE }),
-    extra: fc.oneof({ weight: 9, arbitrary: fc.constant(0) }, fc.nat(0xffff)),
   });
-  const seen = { elements: 0, faults: new Set<string>() };
+  const heads = fc.oneof({ weight: 9, arbitrary: fc.nat(SIZE - 1) }, fc.constant(SIZE), fc.nat(0xffff));
+  const offers = fc.record({
+    heads: fc.oneof(fc.array(heads, { minLength: 1, maxLength: SIZE }), fc.constant([0])),
+    // The index is further on than what was offered.
+    extra: fc.oneof({ weight: 9, arbitrary: fc.constant(0) }, fc.nat(SIZE + 1), fc.nat(0xffff)),
+  });
+  const seen = { runs: 0, elements: 0, faults: new Set<string>() };
   fc.assert(
-    fc.property(hostile, ({ table, indirect, heads: offered, extra }) => {
+    fc.property(fc.oneof(bytes, almostGood), offers, ({ table, indirect }, { heads: offered, extra }) => {
       const memory = new PrivateGuestMemory(layout);
       const pair = new RawPair({ size: SIZE, memory, gpa: 0 });
       table.forEach((descriptor, i) => {
         pair.raw.descriptor(i, descriptor);
       });
       indirect.forEach((descriptor, i) => {
-        pair.raw.descriptorAt(KIB + i * 16, descriptor);
+        pair.raw.descriptorAt(INDIRECT_GPA + i * 16, descriptor);
       });
       for (const head of offered) {
         pair.raw.offer(head);
       }
       pair.raw.availIdx += extra;
-      // Never more elements than the queue is long, from one look at the index.
-      pair.device.refresh();
-      let result: number = NextElement.element;
-      for (let taken = 0; result === NextElement.element; taken += 1) {
-        expect(taken).toBeLessThanOrEqual(SIZE);
-        result = pair.device.next(pair.element);
-        if (result === NextElement.element) {
+      seen.runs += 1;
+      const batch = (offered.length + extra) & 0xffff;
+      expect(pair.device.refresh()).toBe(batch > 0 && batch <= SIZE);
+      let expectedFault: string | undefined = batch > SIZE ? 'INDEX_TOO_FAR_AHEAD' : undefined;
+      for (let taken = 0; taken < batch && expectedFault === undefined; taken += 1) {
+        const head = pair.raw.readAvailEntry(taken);
+        const chain = naiveChain(memory, pair.addresses, head);
+        const result = pair.device.next(pair.element);
+        if (typeof chain === 'string') {
+          expectedFault = chain;
+        } else {
           seen.elements += 1;
-          expect(pair.segments.length).toBeGreaterThan(0);
-          expect(pair.segments.length).toBeLessThanOrEqual(SIZE);
-          for (const { gpa, lengthBytes } of pair.segments) {
-            expect(layout.containsRange(gpa, lengthBytes)).toBe(true);
-          }
-          pair.device.pushUsed(pair.element.head, 0);
+          expect(result).toBe(NextElement.element);
+          expect(pair.element.head).toBe(head);
+          expect(pair.segments).toEqual(chain);
+          pair.device.pushUsed(head, 0);
         }
       }
       pair.device.publishUsed();
       const { fault } = pair.device;
-      expect(result === NextElement.broken).toBe(fault !== undefined);
-      if (fault !== undefined) {
+      expect(fault?.code).toBe(expectedFault);
+      if (fault === undefined) {
+        expect(pair.device.next(pair.element)).toBe(NextElement.none);
+      } else {
         seen.faults.add(fault.code);
+        expect(pair.device.next(pair.element)).toBe(NextElement.broken);
         expect(pair.takeNext()).toBe(NextElement.broken);
         expect(pair.device.fault).toBe(fault);
       }
     }),
     { numRuns: 3000, interruptAfterTimeLimit: TIME_LIMIT_MS },
   );
-  // The rings were of every kind: the run met good chains and more than one way to be wrong.
-  expect(seen.elements).toBeGreaterThan(0);
-  expect(seen.faults.size).toBeGreaterThan(3);
+  // The run met good chains and every way to be wrong (unless the time was up at once).
+  if (seen.runs > 1000) {
+    expect(seen.elements).toBeGreaterThan(0);
+    expect([...seen.faults].sort()).toEqual([
+      'CHAIN_TOO_LONG',
+      'HEAD_OUT_OF_RANGE',
+      'INDEX_TOO_FAR_AHEAD',
+      'INDIRECT_BAD_FLAGS',
+      'INDIRECT_BAD_LENGTH',
+      'NEXT_OUT_OF_RANGE',
+      'OUT_OF_RAM',
+      'READABLE_AFTER_WRITABLE',
+      'ZERO_LENGTH',
+    ]);
+  }
 });

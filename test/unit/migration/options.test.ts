@@ -22,6 +22,7 @@ const TIMES = [
   'hintDeadlineMs',
   'adaptiveGraceMs',
   'pauseTimeoutMs',
+  'sendTimeoutMs',
   'readyTimeoutMs',
   'startTimeoutMs',
 ] as const;

@@ -341,6 +341,21 @@ describe('the end of a migration', () => {
     expectGuestKept(migration, FREE_PAGES);
   });
 
+  it.each<SourcePhase>(['round', 'final-send'])(
+    'DESTINATION_SILENT: a destination that takes nothing any more is given up (%s)',
+    (phase) => {
+      const migration = new TestMigration(Machine.boot(), { ...WAIT, sendTimeoutMs: 40 });
+      migration.until(() => migration.source.phase === phase);
+      Object.defineProperty(migration.channel, 'writable', { get: () => false });
+      const since = migration.machine.clock.now;
+      migration.run();
+      expect(migration.source.error?.code).toBe('DESTINATION_SILENT');
+      expect(migration.source.error?.message).toContain('taken nothing for 40 ms');
+      expect(migration.machine.clock.now - since).toBeGreaterThanOrEqual(39);
+      expectGuestKept(migration, FREE_PAGES);
+    },
+  );
+
   it.each<keyof PageCounts>(['pages', 'zeroPages', 'filledPages', 'rounds'])(
     'COUNT_MISMATCH: %s differ by one, and nothing is committed',
     (key) => {
