@@ -1,8 +1,16 @@
 import { defineConfig } from 'vitest/config';
+import { seeThrough } from './test/explorer/see-through.js';
+import { MUTANTS } from './test/mutants/mutants.js';
+import { mutate } from './test/mutants/mutate.js';
+
+/** One mistake in the sources, where `npm run mutants` asks for it. */
+const mistake = MUTANTS.filter(({ name }) => name === process.env['LACUNA_MUTANT']).map(mutate);
 
 export default defineConfig({
+  plugins: mistake,
   test: {
-    globalSetup: ['test/support/build.ts'],
+    // Mutants need none of the built files.
+    globalSetup: mistake.length > 0 ? [] : ['test/support/build.ts'],
     testTimeout: 60_000,
     hookTimeout: 60_000,
     projects: [
@@ -15,12 +23,22 @@ export default defineConfig({
       },
       {
         extends: true,
+        // Every interleaving of the real code, whose private fields it is shown; two files, for two cores.
+        plugins: [seeThrough()],
+        test: {
+          name: 'explorer',
+          include: ['test/explorer/**/*.test.ts'],
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
         // Real threads and real memory: a file at a time, so that two cores and 8 GiB are enough.
         test: {
           name: 'threads',
           include: ['test/integration/**/*.test.ts'],
           fileParallelism: false,
-          sequence: { groupOrder: 1 },
+          sequence: { groupOrder: 2 },
         },
       },
     ],

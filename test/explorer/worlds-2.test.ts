@@ -1,0 +1,3 @@
+import { exploreWorlds } from './explore-worlds.js';
+
+exploreWorlds(1, 2);

@@ -1,0 +1,397 @@
+import type { WorldBounds } from '../explorer/migration-world.js';
+
+/** A mistake of the kind that real implementations made: one line of the engine, or two that changed places. */
+export interface Mutant {
+  readonly name: string;
+  /** What goes wrong, and where it was seen. */
+  readonly story: string;
+  readonly file: string;
+  /** Each `find` stands exactly once in the file. */
+  readonly edits: readonly { readonly find: string; readonly replace: string }[];
+  readonly caughtBy: /** One of the explored worlds, or one that is only looked at until the mistake shows. */
+    | { readonly world: string; readonly bounds?: Partial<WorldBounds> }
+    | { readonly project: 'unit' | 'explorer'; readonly file: string; readonly test: string };
+}
+
+const mutant = (
+  name: string,
+  story: string,
+  file: string,
+  edits: Mutant['edits'] | Mutant['edits'][number],
+  caughtBy: Mutant['caughtBy'],
+): Mutant => ({
+  name,
+  story,
+  file,
+  edits: Array.isArray(edits) ? edits : [edits as Mutant['edits'][number]],
+  caughtBy,
+});
+
+const world = (name: string): Mutant['caughtBy'] => ({ world: name });
+const unit = (file: string, test: string): Mutant['caughtBy'] => ({ project: 'unit', file, test });
+const explorer = (file: string, test: string): Mutant['caughtBy'] => ({ project: 'explorer', file, test });
+
+/** The host does not wait for the report, so the guest is still at the last one when the next is asked for. */
+const LATE: Mutant['caughtBy'] = {
+  world: 'a late guest: overlap, two rounds, a free page is taken back',
+  bounds: { schedule: 'overlap', writes: 0, allocations: 1 },
+};
+/** The same with a ring that has room for one range, so that the driver has to keep the next in hand. */
+const LATE_SMALL_RING: Mutant['caughtBy'] = {
+  world: 'a late guest with a ring of two entries',
+  bounds: { ...(LATE as { bounds: object }).bounds, pages: 3, freePages: 1, ringSize: 2 },
+};
+const PRECOPY = 'src/migration/precopy.ts';
+
+export const MUTANTS: readonly Mutant[] = [
+  mutant(
+    'mark before write',
+    'the page is marked dirty, and then written: a drain in between takes the mark and sends the old bytes (I1)',
+    'src/guest/ledger.ts',
+    [
+      {
+        find: '    this.#oracle?.stampWrite(pfn);\n',
+        replace: '    this.#oracle?.stampWrite(pfn);\n    this.#ram.log.mark(pfn);\n',
+      },
+      { find: '    this.#ram.log.mark(pfn);\n    this.note', replace: '    this.note' },
+    ],
+    world('walk, overlap: a used page is written'),
+  ),
+  mutant(
+    'mark only if not yet marked',
+    'saves an atomic operation, and loses a write that still sits in the store buffer when the bit is cleared (I1)',
+    'src/memory/page-bitmap.ts',
+    {
+      find: '    this.words.or(pfn >>> 5, 1 << (pfn & 31));',
+      replace: '    if (!this.test(pfn)) this.words.or(pfn >>> 5, 1 << (pfn & 31));',
+    },
+    explorer('test/explorer/mark.test.ts', ''),
+  ),
+  mutant(
+    'the log is read, and cleared afterwards',
+    'a mark that comes between the two is lost (I1, I2)',
+    'src/memory/dirty-log.ts',
+    {
+      find: '        sink.addDirty(index, words.exchange(index, 0));',
+      replace: '        sink.addDirty(index, words.load(index));\n        words.store(index, 0);',
+    },
+    world('access by access: a used page is written'),
+  ),
+  mutant(
+    'a hint clears the dirty log',
+    "QEMU's lazily cleared log: with the hint the log's own bit goes, and with it a write that came after the hint (I3)",
+    'src/balloon/command-device.ts',
+    {
+      find: '            session.range(gpa, lengthBytes, now);',
+      replace:
+        '            session.range(gpa, lengthBytes, now);\n            this.#options.log.bitmap.clearRange(gpa / PAGE_SIZE, lengthBytes / PAGE_SIZE);',
+    },
+    world('walk, wait: a free page is taken back and written'),
+  ),
+  mutant(
+    'the log spares skipped pages',
+    'a page that was hinted counts as free for good; what the guest writes into it later stays behind (I3)',
+    'src/migration/page-accounts.ts',
+    {
+      find: '    this.send.words.or(wordIndex, bits);',
+      replace: '    this.send.words.or(wordIndex, bits & ~this.skipped.words.load(wordIndex));',
+    },
+    world('walk, wait: a free page is taken back and written'),
+  ),
+  mutant(
+    'any id starts the session',
+    'the marker of the last session starts this one, and its stale ranges are applied (I4, T1; QEMU 67808fda37)',
+    'src/balloon/hint-session.ts',
+    {
+      find: 'this.state === HintState.requested && value === this.id',
+      replace: 'this.state === HintState.requested && value !== STOP_SIGN',
+    },
+    LATE,
+  ),
+  mutant(
+    'an id is used again',
+    'the stale ranges of the last session go out under the id of this one (I4, V2)',
+    'src/balloon/command-device.ts',
+    { find: '    this.#nextId = nextCommandId(id);', replace: '    this.#nextId = id;' },
+    unit('test/conformance/command-register.test.ts', 'C9'),
+  ),
+  mutant(
+    'the log is drained while the session is open',
+    'a hint that was made before the drain is applied after it (I4)',
+    PRECOPY,
+    {
+      find: '    this.#stopWaiting(now);\n    this.#closeSession(now);\n',
+      replace: '    this.#stopWaiting(now);\n',
+    },
+    world('walk, overlap: a free page is taken back and written'),
+  ),
+  mutant(
+    'id check and clear are not one section',
+    'a range passes the check under one id and is applied under the next (I4)',
+    'src/balloon/hint-session.ts',
+    {
+      find: '    if (this.#sink.hint(gpa, lengthBytes)) {',
+      replace:
+        '    const [lateGpa, lateBytes] = this.late ?? [gpa, lengthBytes];\n    this.late = [gpa, lengthBytes];\n    if (this.#sink.hint(lateGpa, lateBytes)) {',
+    },
+    world('walk, wait: a free page is taken back and written'),
+  ),
+  mutant(
+    'ranges count before the session has begun',
+    'what is left of the last report is taken for the beginning of this one (I4)',
+    'src/balloon/hint-session.ts',
+    {
+      find: 'if (this.state !== HintState.reporting || this.#sink === undefined) {',
+      replace: 'if (this.#sink === undefined) {',
+    },
+    LATE,
+  ),
+  mutant(
+    'a range is kept over a stop',
+    'the driver puts what did not fit into the last report on the ring under the next id (I4)',
+    'src/balloon/report-driver.ts',
+    {
+      find: '    this.#range.pageCount = 0;\n    this.#options.source.release();',
+      replace: '    this.#options.source.release();',
+    },
+    LATE_SMALL_RING,
+  ),
+  mutant(
+    "an old stop sign is taken for this session's",
+    'the session ends before it has begun, and the host waits for nothing (T2; QEMU 7eb63fccf4)',
+    'src/balloon/hint-session.ts',
+    {
+      find: '    } else if (this.state === HintState.reporting) {',
+      replace: '    } else if (this.state !== HintState.closed) {',
+    },
+    unit('test/unit/balloon/hint-session.test.ts', ''),
+  ),
+  mutant(
+    'the id can still be read after the close',
+    'a guest that answers late starts a report that nobody waits for (V1)',
+    'src/balloon/registers.ts',
+    { find: '    this.invalidateId();\n', replace: '' },
+    world('walk, wait: a used page is written'),
+  ),
+  mutant(
+    'START is set before the id',
+    'a guest that is quick reads the id of the last report (C1)',
+    'src/balloon/registers.ts',
+    {
+      find: '    this.#control.words.store(CMD_ID_REG, id | 0);\n    this.#request(REPORT_START);',
+      replace: '    this.#request(REPORT_START);\n    this.#control.words.store(CMD_ID_REG, id | 0);',
+    },
+    unit('test/conformance/command-register.test.ts', 'C1'),
+  ),
+  mutant(
+    'acknowledgement after the id was read',
+    'a request that comes between the two is acknowledged with the old one, and never served (C2)',
+    'src/balloon/command-driver.ts',
+    [
+      {
+        find: "this.#bits === 0 ? 'idle' : 'acknowledge';",
+        replace: "this.#bits === 0 ? 'idle' : 'parameters';\n        this.asked = this.#bits;",
+      },
+      {
+        find: "        this.#port.writeConfig(CMD_REG_OFFSET, this.#bits, ExitFeature.shared);\n        this.#phase = 'parameters';",
+        replace:
+          "        this.#port.writeConfig(CMD_REG_OFFSET, this.asked, ExitFeature.shared);\n        this.#phase = 'idle';",
+      },
+      {
+        find: "        if (this.#bits === 0) {\n          this.#phase = 'idle';",
+        replace: "        if (this.#bits === 0) {\n          this.#phase = 'acknowledge';",
+      },
+    ],
+    unit('test/conformance/command-register.test.ts', 'C2'),
+  ),
+  mutant(
+    'a balloon request ends the session',
+    'every config interrupt is taken for the end of the report (V8)',
+    'src/balloon/command-driver.ts',
+    {
+      find: '      requested: ([pages = 0]) => balloon.setTarget(pages),',
+      replace: '      requested: ([pages = 0]) => { report.stop(); balloon.setTarget(pages); },',
+    },
+    unit('test/conformance/command-register.test.ts', 'C10'),
+  ),
+  mutant(
+    'only the first segment of an element counts',
+    'Linux puts one range into an element, others do not (V10)',
+    'src/balloon/command-device.ts',
+    {
+      find: '        for (let s = 0; s < element.segmentCount; s += 1) {\n          const gpa',
+      replace: '        for (let s = 0; s < 1; s += 1) {\n          const gpa',
+    },
+    unit('test/conformance', 'V10'),
+  ),
+  mutant(
+    'a hint is rounded outwards',
+    'a page that is free only in part is left behind (V11)',
+    'src/migration/page-accounts.ts',
+    {
+      find: '    let pfn = Math.ceil(gpa / PAGE_SIZE);',
+      replace: '    let pfn = Math.floor(gpa / PAGE_SIZE);',
+    },
+    unit('test/conformance', 'V11'),
+  ),
+  mutant(
+    'a skipped page keeps its older copy',
+    'the destination holds what the page was before it was freed, and it comes back to life (I7)',
+    'src/migration/page-accounts.ts',
+    { find: '      const stale = this.copied.words.load(word) & hit;', replace: '      const stale = 0;' },
+    world('a page is hinted, freed and hinted again in the next round'),
+  ),
+  mutant(
+    'nobody notes what was sent',
+    'the same by another way: no fill is due for a page of which the destination holds a copy (I7)',
+    PRECOPY,
+    {
+      find: '    this.accounts.copied.setRange(pfn, pageCount);\n    this.sent.pages',
+      replace: '    this.sent.pages',
+    },
+    world('a page is hinted, freed and hinted again in the next round'),
+  ),
+  mutant(
+    'the destination takes a fill for done',
+    'a fill of pages that it has written already is passed over (I7)',
+    'src/migration/receiver.ts',
+    {
+      find: '    this.#written.setRange(pfn, pageCount);\n    this.counts.pages',
+      replace: '    this.counts.pages',
+    },
+    world('a page is hinted, freed and hinted again in the next round'),
+  ),
+  mutant(
+    'no drain after the guest has stopped',
+    'what it wrote last stays behind (I2)',
+    PRECOPY,
+    {
+      find: '        if (this.#vm.drainDirty(this.accounts)) {\n          this.#beginRound(now, true);',
+      replace: '        {\n          this.#beginRound(now, true);',
+    },
+    world('walk, wait: a used page is written'),
+  ),
+  mutant(
+    'the host goes on writing after the last drain',
+    'it returns what it finds in the ring, into a page that has been sent (V14)',
+    PRECOPY,
+    { find: '      this.#vm.device?.freeze(); // nothing', replace: '      // nothing' },
+    world('walk, overlap: a used page is written'),
+  ),
+  mutant(
+    'held blocks are kept after a stop',
+    'the guest is told that the report is over and keeps its blocks (C13; QEMU dd8eeb9671fc)',
+    'src/balloon/report-driver.ts',
+    {
+      find: '    this.#range.pageCount = 0;\n    this.#options.source.release();',
+      replace: '    this.#range.pageCount = 0;',
+    },
+    world('hold: it is cancelled at any moment'),
+  ),
+  mutant(
+    'no stop after a cancel',
+    'the guest is never told, and keeps its blocks (T3; QEMU dd8eeb9671fc)',
+    PRECOPY,
+    {
+      find: '    this.#vm.device?.unfreeze();\n    this.#closeSession(now);',
+      replace: '    this.#vm.device?.unfreeze();',
+    },
+    world('hold: it is cancelled at any moment'),
+  ),
+  mutant(
+    'the guest stays stopped after a failure',
+    'the migration has failed and so has the guest (I8)',
+    PRECOPY,
+    { find: '      this.#vm.resume();\n', replace: '' },
+    world('the destination dies at any moment'),
+  ),
+  mutant(
+    'the destination starts before the commit',
+    'it has everything, so it starts (I10)',
+    'src/migration/receiver.ts',
+    {
+      find: "    this.state = 'ready';\n    this.#reply({ type: 'ready', counts: { ...this.counts } });",
+      replace:
+        "    this.state = 'ready';\n    this.#reply({ type: 'ready', counts: { ...this.counts } });\n    this.commit();",
+    },
+    world('walk, wait: a used page is written'),
+  ),
+  mutant(
+    'a cancel is heard after the commit',
+    'the guest runs here again, and there (I10)',
+    PRECOPY,
+    { find: "    return !this.done && this.phase !== 'commit-wait';", replace: '    return !this.done;' },
+    world('it is cancelled at any moment'),
+  ),
+  mutant(
+    'the source resumes after an unanswered commit',
+    'silence is taken for "not started" (I10)',
+    PRECOPY,
+    {
+      find: "      this.phase = 'unknown';\n",
+      replace: "      this.phase = 'unknown';\n      this.#vm.resume();\n",
+    },
+    world('a reply is lost'),
+  ),
+  mutant(
+    'a destination that takes nothing is waited for',
+    'no deadline on a link that has gone silent; found by the explorer in this engine (I6)',
+    PRECOPY,
+    {
+      find: 'return this.#fullSince + this.#options.sendTimeoutMs; // until',
+      replace: 'return Number.POSITIVE_INFINITY; // until',
+    },
+    world('the link is cut at any moment'),
+  ),
+  mutant(
+    'no deadline for the stop sign',
+    'a guest that never answers holds the migration up for ever (I6, C12)',
+    PRECOPY,
+    {
+      find: 'const overdue = silent >= hintTimeoutMs || waited >= hintDeadlineMs || device.fault !== undefined;',
+      replace:
+        'const overdue = device.fault !== undefined && waited + silent + hintTimeoutMs + hintDeadlineMs > 0;',
+    },
+    unit('test/conformance/command-register.test.ts', 'C12'),
+  ),
+  mutant(
+    'a done session counts as open again',
+    'a ring that is corrupted after the stop sign has the host wait for ever; found by `lacuna stress` in this engine (I6)',
+    PRECOPY,
+    {
+      find: '    return !session.expired && Number.isNaN(session.doneAt);',
+      replace: '    return !session.expired && this.#device?.session.state !== HintState.done;',
+    },
+    unit('test/conformance/hinting.test.ts', 'corrupted after the stop sign'),
+  ),
+  mutant(
+    'the used index is published before the entry',
+    'the driver takes back a descriptor that the device has not named yet',
+    'src/virtqueue/device-queue.ts',
+    [
+      {
+        find: '    views.usedEntries[at] = head;\n',
+        replace:
+          '    views.used.store(RING_IDX, (this.#usedIdx + 1) & 0xffff);\n    views.usedEntries[at] = head;\n',
+      },
+    ],
+    explorer('test/explorer/ring.test.ts', ''),
+  ),
+  mutant(
+    'the event index is off by one',
+    'the wake-up that was asked for does not come (Q7)',
+    'src/virtqueue/layout.ts',
+    { find: '  return ((newIdx - event - 1) & 0xffff) <', replace: '  return ((newIdx - event) & 0xffff) <' },
+    explorer('test/explorer/ring.test.ts', ''),
+  ),
+  mutant(
+    'no second look before the sleep',
+    'the device asks to be told and does not look again: what came in between is seen by nobody (Q7)',
+    'src/virtqueue/device-queue.ts',
+    {
+      find: '    return this.refresh();\n  }\n\n  /** The le32',
+      replace: '    return false;\n  }\n\n  /** The le32',
+    },
+    explorer('test/explorer/ring.test.ts', ''),
+  ),
+];
