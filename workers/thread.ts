@@ -1,6 +1,18 @@
 import { readlinkSync } from 'node:fs';
-import { parentPort } from 'node:worker_threads';
-import type { ThreadUp } from '../src/vmm/threads.js';
+import { parentPort, workerData } from 'node:worker_threads';
+import type { ThreadMessage } from '../src/vmm/threads.js';
+
+/** Does the work that this thread was started with; a thread of a pool is sent one piece of it after the other. */
+export function work<T>(run: (data: T) => void): void {
+  if (workerData !== null && workerData !== undefined) {
+    run(workerData as T);
+    return;
+  }
+  parentPort?.on('message', (data: T) => {
+    run(data);
+    say({ type: 'done' });
+  });
+}
 
 /** Tells the thread that started this one that it is up. */
 export function sayUp(): void {
@@ -10,6 +22,9 @@ export function sayUp(): void {
   } catch {
     // not Linux: processor time by thread is not to be had
   }
-  const message: ThreadUp = { type: 'up', tid };
+  say({ type: 'up', tid });
+}
+
+function say(message: ThreadMessage): void {
   parentPort?.postMessage(message);
 }

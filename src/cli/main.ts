@@ -7,6 +7,7 @@ import { isLacunaError } from '../errors.js';
 import { ExitCode } from './bench/bench.js';
 import { addBenchCommand } from './bench/command.js';
 import { packageRoot } from './captures.js';
+import { addStressCommand } from './stress/command.js';
 
 /** Errors of which the user is the cause, rather than the guest or lacuna. */
 const USAGE_ERRORS = new Set([
@@ -32,6 +33,9 @@ async function main(): Promise<number> {
     .showHelpAfterError('(lacuna --help tells more)')
     .exitOverride();
   addBenchCommand(program, version, interrupt.signal, (result) => {
+    code = result;
+  });
+  addStressCommand(program, version, interrupt.signal, (result) => {
     code = result;
   });
   for (const command of program.commands) {

@@ -26,6 +26,7 @@ import {
 import { DriverQueue, type DriverQueueState } from '../virtqueue/driver-queue.js';
 import { BuddyAllocator } from './buddy-allocator.js';
 import type { PageContent } from './content.js';
+import { type FaultyDriver, type FaultyGuest, Withheld } from './faulty-driver.js';
 import { GuestRam } from './guest-ram.js';
 import { FIRST_VERSION, type GuestImage, imageBitmaps } from './image.js';
 import { LEDGER_METADATA, LEDGER_ZERO, Ledger } from './ledger.js';
@@ -73,6 +74,8 @@ export interface GuestRuntimeOptions {
   readonly config: GuestConfig;
   readonly content: PageContent;
   readonly oracle?: WriteOracle | undefined;
+  /** Makes the driver misbehave when it is told to. */
+  readonly faults?: FaultyDriver | undefined;
 }
 
 /** The result of a self-check. */
@@ -145,13 +148,14 @@ export class GuestRuntime {
     if (config.reportMode === 'hold') {
       this.#hold = new HoldSource(this.allocator, this.held, config.minOrder, RESERVE_PAGES);
     }
+    const source = this.#hold ?? new WalkSource(this.allocator.free, memory.layout, config.minOrder);
     this.report = new ReportDriver({
       port,
       queue: freePageQueue,
       memory,
       markersGpa: metadata.markersGpa,
       wrote,
-      source: this.#hold ?? new WalkSource(this.allocator.free, memory.layout, config.minOrder),
+      source: options.faults?.source(source, this.#faultyGuest(freePageQueue, wrote)) ?? source,
       ringDeadlineMs: config.ringDeadlineMs,
       rangesPerStep: RANGES_PER_STEP,
       spinSteps: SPIN_STEPS,
@@ -207,22 +211,24 @@ export class GuestRuntime {
 
   /** One slice. Milliseconds until the vCPU has something to do if nothing interrupts it; 0: at once. */
   step(now: number): number {
-    const lines = this.#options.control.words.exchange(INTERRUPTS, 0);
+    const withheld = this.#options.faults?.slice(now) ?? Withheld.nothing;
+    const lines =
+      (withheld & Withheld.interrupts) === 0 ? this.#options.control.words.exchange(INTERRUPTS, 0) : 0;
     if ((lines & INTERRUPT_CONFIG) !== 0) {
       this.#command.interrupt();
     }
     while (this.#command.busy) {
       this.#command.step();
     }
-    const report = this.report.step(now);
+    const report = (withheld & Withheld.report) === 0 ? this.report.step(now) : ReportStep.waiting;
     const ballooning = this.#balloon.busy && this.#balloon.step();
     const idleMs = this.#workload.step(now);
     this.#showCounters();
-    if (report === ReportStep.working || ballooning) {
+    if (report === ReportStep.working || ballooning || (withheld & Withheld.rest) !== 0) {
       return 0;
     }
     // A full ring is looked at again every millisecond, for its deadline; the interrupt comes sooner.
-    return report === ReportStep.waiting ? Math.min(1, idleMs) : idleMs;
+    return report === ReportStep.waiting || withheld !== Withheld.nothing ? Math.min(1, idleMs) : idleMs;
   }
 
   /** Looks at every page that the guest uses. */
@@ -237,7 +243,7 @@ export class GuestRuntime {
           continue;
         }
         pages += 1;
-        if (!this.ledger.holds(pfn)) {
+        if (!this.ledger.holds(pfn) && this.#options.faults?.excuses(pfn) !== true) {
           badPages += 1;
           badPfn = badPages === 1 && badPfn === -1 ? pfn : badPfn;
         }
@@ -286,6 +292,24 @@ export class GuestRuntime {
         held -= 1;
         allocator.release(pfn, 0);
       },
+    };
+  }
+
+  #faultyGuest(queue: DriverQueue, wrote: FaultyGuest['wrote']): FaultyGuest {
+    const { memory, port } = this.#options;
+    const { allocator, held, ballooned, ledger } = this;
+    return {
+      queue,
+      memory,
+      port,
+      markersGpa: this.#metadata.markersGpa,
+      wrote,
+      stillFree: (pfn) => allocator.free.test(pfn) || held.test(pfn),
+      inUse: (pfn) =>
+        !allocator.free.test(pfn) &&
+        !held.test(pfn) &&
+        !ballooned.test(pfn) &&
+        ledger.version(pfn) !== LEDGER_METADATA,
     };
   }
 

@@ -13,8 +13,28 @@ import { type RamBlock, RamLayout } from '../memory/ram-layout.js';
 import { atomicMapper } from '../memory/shared-words.js';
 import type { DestinationVm } from '../migration/vm.js';
 import { MemoryChannel } from '../transport/memory.js';
-import { startThread, type Thread } from './threads.js';
+import { newThreads, type Thread, type ThreadSource } from './threads.js';
 import { parseDeviceState, WorkerGuest } from './worker-guest.js';
+
+/** What a destination can be made to refuse: the device state, or to start the guest. */
+export const REFUSALS = ['device-state', 'start'] as const;
+export type Refusal = (typeof REFUSALS)[number];
+
+/** What a destination that refuses says, whatever it is. */
+export const REFUSED = 'it was told to refuse';
+
+/** How a destination is prepared. */
+export interface DestinationOptions {
+  /** The guest stops again at its first safe point, for whoever wants to compare. */
+  readonly holdAtStart?: boolean;
+  /** Keep a record of the arriving guest for the verifier. */
+  readonly oracle?: boolean;
+  /** {@link WorkerGuestOptions.faults} of the arriving guest. */
+  readonly faults?: SharedArrayBuffer | undefined;
+  readonly refuses?: Refusal | undefined;
+  /** Where its thread and the arriving guest's come from; new ones by default. */
+  readonly threads?: ThreadSource | undefined;
+}
 
 /** What the destination's thread is given. */
 export interface DestinationThreadData {
@@ -26,13 +46,47 @@ export interface DestinationThreadData {
   readonly event: SharedArrayBuffer;
   readonly channel: SharedArrayBuffer;
   readonly holdAtStart: boolean;
+  readonly refuses: Refusal | undefined;
 }
 
 /** How long the guest's thread may take to start: generous, for it may have to share a processor. */
 const START_TIMEOUT_MS = 20_000;
 
-/** The receiving guest, seen from the destination's own thread. Used in `workers/destination.ts`. */
-export class ReceivedGuest implements DestinationVm {
+/** A destination that refuses what it was told to refuse, and says so. */
+class RefusingDestination implements DestinationVm {
+  readonly memory: SharedGuestMemory;
+  readonly #inner: ReceivedGuest;
+  readonly #refuses: Refusal;
+
+  constructor(inner: ReceivedGuest, refuses: Refusal) {
+    this.memory = inner.memory;
+    this.#inner = inner;
+    this.#refuses = refuses;
+  }
+
+  loadDeviceState(bytes: Uint8Array): void {
+    if (this.#refuses === 'device-state') {
+      throw new LacunaError('DEVICE_STATE_INVALID', `${REFUSED} the device state`);
+    }
+    this.#inner.loadDeviceState(bytes);
+  }
+
+  start(): number {
+    if (this.#refuses === 'start') {
+      throw new LacunaError('GUEST_FAILED', `${REFUSED} to start the guest`);
+    }
+    return this.#inner.start();
+  }
+}
+
+/** What the destination's thread receives into. Used in `workers/destination.ts`. */
+export function receivingVm(data: DestinationThreadData): DestinationVm {
+  const guest = new ReceivedGuest(data);
+  return data.refuses === undefined ? guest : new RefusingDestination(guest, data.refuses);
+}
+
+/** The receiving guest, seen from the destination's own thread. */
+class ReceivedGuest implements DestinationVm {
   readonly memory: SharedGuestMemory;
   readonly #control: ControlBuffer;
   readonly #holdAtStart: boolean;
@@ -76,6 +130,7 @@ export class WorkerDestination {
   readonly channel: MemoryChannel;
   readonly guest: WorkerGuest;
   readonly #thread: Thread;
+  #closing = false;
 
   private constructor(channel: MemoryChannel, guest: WorkerGuest, thread: Thread) {
     this.channel = channel;
@@ -84,19 +139,19 @@ export class WorkerDestination {
   }
 
   /**
-   * Prepares to receive a guest from `source` into `memory`, which must be zero and of the same layout.
-   * With `holdAtStart` the guest stops again at its first safe point, for whoever wants to compare.
+   * Prepares to receive a guest from `source` into `memory`, which must be of the same layout, and zero by the time
+   * that the first frame is sent.
    */
   static async prepare(
     source: WorkerGuest,
     memory: SharedGuestMemory,
-    options: { holdAtStart?: boolean; oracle?: boolean } = {},
+    options: DestinationOptions = {},
   ): Promise<WorkerDestination> {
     if (!memory.layout.equals(source.memory.layout)) {
       throw new LacunaError('INVALID_ARGUMENT', "the destination's RAM does not lie where the guest's does");
     }
     const { event } = source;
-    const guest = WorkerGuest.incoming(memory, event, options.oracle);
+    const guest = WorkerGuest.incoming(memory, event, options.oracle, options.faults, options.threads);
     const channel = new MemoryChannel(atomicMapper);
     const data: DestinationThreadData = {
       blocks: memory.layout.blocks,
@@ -106,15 +161,12 @@ export class WorkerDestination {
       event: event.buffer,
       channel: channel.buffer,
       holdAtStart: options.holdAtStart ?? false,
+      refuses: options.refuses,
     };
-    const thread = startThread('destination', data, () => {
-      if (thread.failure !== undefined) {
-        channel.fail(thread.failure.message);
-      }
-      event.ring();
-    });
+    const thread = (options.threads ?? newThreads).start('destination', data, () => destination.#ended());
+    const destination = new WorkerDestination(channel, guest, thread);
     await Promise.all([guest.up, thread.up]);
-    return new WorkerDestination(channel, guest, thread);
+    return destination;
   }
 
   /** The guest that has arrived, served by this host from here on. Call it after a completed migration. */
@@ -129,7 +181,21 @@ export class WorkerDestination {
 
   /** Ends the receiving thread. The guest, if it has arrived, is not touched. */
   async close(): Promise<void> {
+    this.#closing = true;
     this.channel.close();
     await this.#thread.ended;
+  }
+
+  /** Ends the receiving thread wherever it is, as a host that fails would. */
+  async kill(): Promise<void> {
+    await this.#thread.kill();
+  }
+
+  /** The thread has ended; unless it was told to, the source has to know. */
+  #ended(): void {
+    if (!this.#closing) {
+      this.channel.fail(this.#thread.failure?.message ?? 'the destination thread ended');
+    }
+    this.guest.event.ring();
   }
 }

@@ -32,7 +32,7 @@ import { atomicMapper } from '../memory/shared-words.js';
 import { WriteOracle } from '../memory/write-oracle.js';
 import { macrotask, wakeOrTimeout } from '../migration/migrate.js';
 import type { SourceVm } from '../migration/vm.js';
-import { startThread, type Thread } from './threads.js';
+import { newThreads, type Thread, type ThreadSource } from './threads.js';
 
 /** How a built-in guest is made. */
 export interface WorkerGuestOptions {
@@ -53,6 +53,10 @@ export interface WorkerGuestOptions {
   readonly seed?: number;
   /** Keep a record for the verifier (4 bytes a page and more, outside guest RAM). */
   readonly oracle?: boolean;
+  /** Through which this guest's driver can be made to misbehave (`guest/faulty-driver.ts`); it never does without. */
+  readonly faults?: SharedArrayBuffer | undefined;
+  /** Where its thread comes from; a new one by default. */
+  readonly threads?: ThreadSource | undefined;
 }
 
 /** What the thread of a guest is given. */
@@ -63,6 +67,7 @@ export interface GuestThreadData {
   readonly event: SharedArrayBuffer;
   readonly log: SharedArrayBuffer;
   readonly oracle: SharedArrayBuffer | undefined;
+  readonly faults: SharedArrayBuffer | undefined;
   /** What a new guest is made of; undefined for one that arrives. */
   readonly boot: { image: GuestImage; config: GuestConfig; freeMemory: FreeMemoryMode } | undefined;
 }
@@ -130,6 +135,8 @@ export class WorkerGuest implements SourceVm {
     event: EventWord,
     oracle: boolean,
     boot: GuestThreadData['boot'],
+    faults: SharedArrayBuffer | undefined,
+    threads: ThreadSource | undefined,
   ) {
     const { pfnSpan, blocks } = memory.layout;
     this.memory = memory;
@@ -150,9 +157,10 @@ export class WorkerGuest implements SourceVm {
       event: event.buffer,
       log,
       oracle: record,
+      faults,
       boot,
     };
-    this.#thread = startThread('guest', data, () => this.event.ring());
+    this.#thread = (threads ?? newThreads).start('guest', data, () => this.event.ring());
   }
 
   /** A new guest, built from an image and paused before its first instruction. */
@@ -168,19 +176,28 @@ export class WorkerGuest implements SourceVm {
       workload: options.workload ?? IDLE_WORKLOAD,
       seed: options.seed ?? 1,
     };
-    const guest = new WorkerGuest(options.memory, options.event, options.oracle ?? false, {
-      image: options.image,
-      config,
-      freeMemory: options.freeMemory ?? 'captured',
-    });
+    const guest = new WorkerGuest(
+      options.memory,
+      options.event,
+      options.oracle ?? false,
+      { image: options.image, config, freeMemory: options.freeMemory ?? 'captured' },
+      options.faults,
+      options.threads,
+    );
     guest.#device = guest.#makeDevice(config.eventIdx, undefined);
     await guest.#thread.up;
     return guest;
   }
 
   /** A guest that is to arrive: once its thread is {@link up} it waits. {@link adopt} it when it runs. */
-  static incoming(memory: SharedGuestMemory, event: EventWord, oracle = false): WorkerGuest {
-    return new WorkerGuest(memory, event, oracle, undefined);
+  static incoming(
+    memory: SharedGuestMemory,
+    event: EventWord,
+    oracle = false,
+    faults?: SharedArrayBuffer,
+    threads?: ThreadSource,
+  ): WorkerGuest {
+    return new WorkerGuest(memory, event, oracle, undefined, faults, threads);
   }
 
   /** Resolves when the guest's thread is up. */
@@ -350,6 +367,12 @@ export class WorkerGuest implements SourceVm {
     this.control.words.store(VCPU_REQUEST, VcpuRequest.exit);
     this.control.ringGuest();
     await this.#thread.ended;
+  }
+
+  /** Ends the guest's thread wherever it is, for a guest that does not {@link stop}. */
+  async kill(): Promise<void> {
+    this.#stopped = true;
+    await this.#thread.kill();
   }
 
   #makeDevice(eventIdx: boolean, restored: CommandDeviceState | undefined): CommandDevice {

@@ -2,7 +2,7 @@ import type { SharedHalfWords, SharedWords, WordMapper } from '../../src/memory/
 import type { Memento } from './memento.js';
 
 /** Thrown through the real code to stop it before its next access to something shared. Never seen outside. */
-const SUSPEND = Symbol('suspend');
+const SUSPEND = new Error('a piece of work was stopped before an access');
 
 /**
  * One actor's piece of work, stopped between two accesses. JavaScript can't halt a function half-way, so the piece is

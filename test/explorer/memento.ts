@@ -85,7 +85,9 @@ function fieldAccess(shape: string, fields: readonly string[]): FieldAccess {
     const reads = fields.map((field, i) => `values[at + ${i}] = object.${field};`);
     const writes = fields.map((field, i) => `object.${field} = values[at + ${i}];`);
     access = {
+      // oxlint-disable-next-line typescript/no-implied-eval -- of field names of this project's own classes
       read: new Function('object', 'values', 'at', reads.join('\n')) as FieldAccess['read'],
+      // oxlint-disable-next-line typescript/no-implied-eval -- the same
       write: new Function('object', 'values', 'at', writes.join('\n')) as FieldAccess['write'],
     };
     accesses.set(key, access);

@@ -262,6 +262,8 @@ export class MigrationWorld implements World {
   readonly #log: DirtyLog;
   readonly #device: CommandDevice;
   readonly #state: WorldState;
+  /** Found by the destination's start. The receiver would take it for a guest that does not start, if it were thrown there. */
+  #badStart: Violation | undefined;
   readonly #guestOwn: Memento | undefined;
   readonly #hostOwn: Memento | undefined;
 
@@ -718,10 +720,12 @@ export class MigrationWorld implements World {
           break;
       }
     } catch (thrown) {
-      if (thrown instanceof Violation) {
-        throw thrown;
-      }
       receiver.fail(thrown);
+    }
+    if (this.#badStart !== undefined) {
+      const bad = this.#badStart;
+      this.#badStart = undefined;
+      throw bad;
     }
   }
 
@@ -822,27 +826,35 @@ export class MigrationWorld implements World {
   startsAtDestination(): void {
     const state = this.#state;
     if (!state.commitSent) {
-      throw new Violation('I10', 'the destination starts the guest, and no commit was sent');
+      this.#badStart = new Violation('I10', 'the destination starts the guest, and no commit was sent');
+      return;
     }
     if (state.refuses) {
       throw new Error('the destination does not start it');
     }
     state.destinationRuns = true;
+    this.#badStart = this.#wrongAtStart();
+  }
+
+  /** What differs from the source's at the moment of the start, and may not. */
+  #wrongAtStart(): Violation | undefined {
+    const state = this.#state;
     for (let pfn = 0; pfn < this.#bounds.pages; pfn += 1) {
       if (this.#samePage(pfn)) {
         continue;
       }
       const zero = this.#destinationMemory.pages(pfn, 1).every((byte) => byte === 0);
       if (!state.leftBehind[pfn]) {
-        throw new Violation('I7', `page ${pfn} is not what it is at the source: ${this.#pageText(pfn)}`);
+        return new Violation('I7', `page ${pfn} is not what it is at the source: ${this.#pageText(pfn)}`);
       }
       if (!zero) {
-        throw new Violation(
+        return new Violation(
           'I7',
           `page ${pfn} was left behind and does not read as zeroes: ${this.#pageText(pfn)}`,
         );
       }
     }
+    return undefined;
   }
 
   #samePage(pfn: number): boolean {

@@ -239,7 +239,7 @@ export const MUTANTS: readonly Mutant[] = [
     'the destination holds what the page was before it was freed, and it comes back to life (I7)',
     'src/migration/page-accounts.ts',
     { find: '      const stale = this.copied.words.load(word) & hit;', replace: '      const stale = 0;' },
-    world('a page is hinted, freed and hinted again in the next round'),
+    world('a page is written after it was sent, freed, and hinted in the next round'),
   ),
   mutant(
     'nobody notes what was sent',
@@ -249,7 +249,7 @@ export const MUTANTS: readonly Mutant[] = [
       find: '    this.accounts.copied.setRange(pfn, pageCount);\n    this.sent.pages',
       replace: '    this.sent.pages',
     },
-    world('a page is hinted, freed and hinted again in the next round'),
+    world('a page is written after it was sent, freed, and hinted in the next round'),
   ),
   mutant(
     'the destination takes a fill for done',
@@ -259,7 +259,7 @@ export const MUTANTS: readonly Mutant[] = [
       find: '    this.#written.setRange(pfn, pageCount);\n    this.counts.pages',
       replace: '    this.counts.pages',
     },
-    world('a page is hinted, freed and hinted again in the next round'),
+    world('a page is written after it was sent, freed, and hinted in the next round'),
   ),
   mutant(
     'no drain after the guest has stopped',
@@ -276,7 +276,7 @@ export const MUTANTS: readonly Mutant[] = [
     'it returns what it finds in the ring, into a page that has been sent (V14)',
     PRECOPY,
     { find: '      this.#vm.device?.freeze(); // nothing', replace: '      // nothing' },
-    world('walk, overlap: a used page is written'),
+    unit('test/conformance/hinting.test.ts', 'V14'),
   ),
   mutant(
     'held blocks are kept after a stop',
