@@ -5,11 +5,13 @@ import {
   CHECK_PAGES,
   CHECK_REQUEST,
   type ControlBuffer,
+  VCPU_PAUSED_FOR,
   VCPU_REQUEST,
   VCPU_STATE,
   VcpuRequest,
   VcpuState,
   type VcpuStateValue,
+  wantedOf,
 } from '../memory/control-buffer.js';
 import type { GuestRuntime, VcpuRegisters } from './runtime.js';
 
@@ -31,12 +33,15 @@ export function epochMs(): number {
   return performance.timeOrigin + performance.now();
 }
 
+/** {@link Vcpu.step}: the host has ended the vCPU. */
+export const EXITED = -1;
+
 /**
- * The vCPU's loop, on the guest's own thread. It begins paused and ends when the host says so.
+ * The vCPU, a slice at a time. It begins stopped and ends when the host says so.
  *
  * ```
  *              run                         pause
- *   paused ──────────▶ running: slices ─────────────▶ paused
+ *   stopped ─────────▶ running: slices ─────────────▶ paused
  *     │  ▲ self-checks    │ nothing to do: halts until the doorbell rings or work is due
  *     │  └────────────────┘
  *     └── exit ──▶ exited
@@ -45,43 +50,82 @@ export function epochMs(): number {
  * A guest that was booted brings its runtime along; for one that arrives, `arrive` makes it when it is first let
  * run, from the registers in the control buffer.
  */
+export class Vcpu {
+  readonly #control: ControlBuffer;
+  readonly #arrive: () => GuestRuntime;
+  #runtime: GuestRuntime | undefined;
+  #doorbell = 0;
+
+  constructor(control: ControlBuffer, booted: GuestRuntime | undefined, arrive: () => GuestRuntime) {
+    this.#control = control;
+    this.#runtime = booted;
+    this.#arrive = arrive;
+  }
+
+  /** The doorbell's value before the last step looked for anything to do: wait on that. */
+  get doorbell(): number {
+    return this.#doorbell;
+  }
+
+  /** One look at what the host wants, and one slice. Milliseconds to halt for; 0: none; {@link EXITED}. */
+  step(): number {
+    const control = this.#control;
+    const { words } = control;
+    this.#doorbell = control.doorbell();
+    const request = words.load(VCPU_REQUEST);
+    const wanted = wantedOf(request);
+    answerCheck(control, this.#runtime);
+    if (wanted === VcpuRequest.exit) {
+      setState(control, VcpuState.exited);
+      return EXITED;
+    }
+    const state = words.load(VCPU_STATE);
+    if (wanted === VcpuRequest.pause) {
+      // A guest that has not arrived yet can't be paused: nothing of it is here.
+      if (this.#runtime !== undefined && words.load(VCPU_PAUSED_FOR) !== request) {
+        this.#pause(this.#runtime, request, state);
+        return 0;
+      }
+      return Number.POSITIVE_INFINITY;
+    }
+    if (state !== VcpuState.running) {
+      this.#runtime ??= this.#arrive();
+      control.startedAt = epochMs();
+      setState(control, VcpuState.running);
+    } else if (wanted === VcpuRequest.runToSafePoint && this.#runtime !== undefined) {
+      // The first safe point. The host's word becomes one to pause, unless it has changed its mind.
+      const pause = request - VcpuRequest.runToSafePoint + VcpuRequest.pause;
+      if (words.compareExchange(VCPU_REQUEST, request, pause) === request) {
+        this.#pause(this.#runtime, pause, state);
+      }
+      return 0;
+    }
+    return wanted === VcpuRequest.run && this.#runtime !== undefined ? this.#runtime.step(epochMs()) : 0;
+  }
+
+  /** The safe point: every write so far has its mark in the log (I2). */
+  #pause(runtime: GuestRuntime, request: number, state: number): void {
+    const control = this.#control;
+    if (state !== VcpuState.paused) {
+      control.writeState(encodeRegisters(runtime.saveRegisters()));
+      control.stoppedAt = epochMs();
+    }
+    control.words.store(VCPU_PAUSED_FOR, request); // pairs with the load in ControlBuffer.paused
+    setState(control, VcpuState.paused);
+  }
+}
+
+/** The vCPU's loop, on the guest's own thread. */
 export function runVcpu(
   control: ControlBuffer,
   booted: GuestRuntime | undefined,
   arrive: () => GuestRuntime,
 ): void {
-  const { words } = control;
-  let runtime = booted;
-  for (;;) {
-    // Read before the requests are: a ring after this read ends the wait below at once.
-    const doorbell = control.doorbell();
-    const request = words.load(VCPU_REQUEST);
-    answerCheck(control, runtime);
-    if (request === VcpuRequest.exit) {
-      setState(control, VcpuState.exited);
-      return;
-    }
-    if (words.load(VCPU_STATE) !== VcpuState.running) {
-      if (request === VcpuRequest.pause) {
-        control.waitForHost(doorbell, Number.POSITIVE_INFINITY);
-        continue;
-      }
-      runtime ??= arrive();
-      control.startedAt = epochMs();
-      setState(control, VcpuState.running);
-    } else if (request !== VcpuRequest.run && runtime !== undefined) {
-      // The safe point: every write so far has its mark in the log (I2).
-      control.writeState(encodeRegisters(runtime.saveRegisters()));
-      control.stoppedAt = epochMs();
-      words.compareExchange(VCPU_REQUEST, VcpuRequest.runToSafePoint, VcpuRequest.pause);
-      setState(control, VcpuState.paused);
-      continue;
-    }
-    if (request === VcpuRequest.run && runtime !== undefined) {
-      const idleMs = runtime.step(epochMs());
-      if (idleMs > 0) {
-        control.waitForHost(doorbell, idleMs);
-      }
+  const vcpu = new Vcpu(control, booted, arrive);
+  for (let haltMs = vcpu.step(); haltMs !== EXITED; haltMs = vcpu.step()) {
+    if (haltMs > 0) {
+      // A ring after the step's first read ends the wait at once.
+      control.waitForHost(vcpu.doorbell, haltMs);
     }
   }
 }

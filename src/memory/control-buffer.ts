@@ -6,12 +6,13 @@ import type { SharedWords, WordMapper } from './shared-words.js';
  * ```
  *  word  name              written by            pairs with
  *  ────  ────────────────  ────────────────────  ─────────────────────────────────────────────────────────────
- *     0  VCPU_REQUEST      host                  the guest's load at every safe point
+ *     0  VCPU_REQUEST      host                  the guest's load at every safe point; number << 2 | what is wanted
  *     1  VCPU_STATE        guest                 the host's load after a ring of the event word
  *     2  GUEST_DOORBELL    host (add, notify)    the guest's wait while it is halted or paused
  *     3  INTERRUPTS        host or, guest take   guest: exchange 0 at every safe point
  *     4  QUEUE_NOTIFIED    guest or, host take   host: exchange 0 before it looks at the queues
  *     5  DEVICE_STATUS     host                  VIRTIO device status, NEEDS_RESET
+ *     6  VCPU_PAUSED_FOR   guest                 the request (as in word 0) for which the vCPU stands still
  *     8  CMD_REG           host; guest by traps  `Atomics.and` of the acknowledged bits in the trap
  *     9  CMD_ID_REG        host                  written before REPORT_START is set in CMD_REG
  *    10  NUM_PAGES         host                  written before BALLOONING is set in CMD_REG
@@ -41,6 +42,7 @@ export const GUEST_DOORBELL = 2;
 export const INTERRUPTS = 3;
 export const QUEUE_NOTIFIED = 4;
 export const DEVICE_STATUS = 5;
+export const VCPU_PAUSED_FOR = 6;
 export const CMD_REG = 8;
 export const CMD_ID_REG = 9;
 export const NUM_PAGES = 10;
@@ -77,6 +79,12 @@ export const VcpuRequest = {
   /** Start, and stop again at the first safe point: a breakpoint at the first instruction. */
   runToSafePoint: 3,
 } as const;
+export type VcpuRequestValue = (typeof VcpuRequest)[keyof typeof VcpuRequest];
+
+/** What is wanted, out of the word of a request. */
+export function wantedOf(requestWord: number): number {
+  return requestWord & 3;
+}
 
 /** Where the vCPU is. */
 export const VcpuState = { created: 0, running: 1, paused: 2, exited: 3, failed: 4 } as const;
@@ -104,6 +112,23 @@ export class ControlBuffer {
     this.#stamps = new Float64Array(buffer, 0, STATE / 2);
     this.#state = new Uint8Array(buffer, STATE * 4, STATE_BYTES);
     this.#event = event;
+  }
+
+  /**
+   * Host: what it wants of the vCPU. Each request has a number, so that the answer to an old one is never taken for the
+   * answer to this one: a vCPU that was told to run, and told to stop again before it had woken up, still stands still
+   * for the request before, and may be about to run.
+   */
+  request(what: VcpuRequestValue): void {
+    const number = (this.words.load(VCPU_REQUEST) >>> 2) + 1;
+    this.words.store(VCPU_REQUEST, (number << 2) | what);
+    this.ringGuest();
+  }
+
+  /** Whether the vCPU stands still, and because of the request that is in force. Pairs with the store in `Vcpu`. */
+  get paused(): boolean {
+    const request = this.words.load(VCPU_REQUEST);
+    return wantedOf(request) === VcpuRequest.pause && this.words.load(VCPU_PAUSED_FOR) === request;
   }
 
   /** Host: something has changed for the guest. Pairs with {@link waitForHost}. */

@@ -25,7 +25,7 @@ import {
  *     6… REPLY_COUNTS      destination    pages, zero pages, filled pages, rounds
  *    10  STARTED_AT        destination    float64
  *    12  TEXT_LENGTH       destination
- *    13  READER_WAITING    both           set by a destination that found no frame; taken by whoever writes one
+ *    13  READER_WAITING    destination    set while it waits for a frame; the source's load after it has written one
  *    16  frames            source         1024 × 8 words: type, pfn, pageCount, value
  *        reply text        destination    4 KiB
  *        device state      source         up to 4 MiB
@@ -205,9 +205,10 @@ export class MemoryChannel implements SourceChannel {
     this.#frames[at + 3] = value;
     this.#writeIndex = (this.#writeIndex + 1) | 0;
     this.#words.store(WRITE_INDEX, this.#writeIndex); // publishes the frame; pairs with the load in receive()
-    // A system call a frame would cost more than the frame: only a reader that has said so is woken.
+    // A system call a frame would cost more than the frame: only a reader that has said so is woken. What it says only
+    // itself takes back: whoever took it for the reader might take what it says of the *next* frame, and then it sleeps
+    // for good (the explorer has found both ways to do that).
     if (this.#words.load(READER_WAITING) !== 0) {
-      this.#words.store(READER_WAITING, 0);
       this.#words.notify(WRITE_INDEX);
     }
   }
@@ -266,39 +267,45 @@ export class MemoryChannelEnd {
 
   /** Applies frames until the source closes the channel. Blocks the thread. */
   receive(receiver: FrameSink, source: GuestMemory): void {
+    while (this.step(receiver, source)) {
+      // all of it is in the step
+    }
+  }
+
+  /** Applies what is there, or waits until something is. False: the source has closed the channel. */
+  step(receiver: FrameSink, source: GuestMemory): boolean {
     const words = this.#words;
-    for (;;) {
-      const writeIndex = words.load(WRITE_INDEX);
-      if (writeIndex === this.#readIndex) {
-        // Says so first; if a frame was written meanwhile the index has moved on and the wait ends at once.
-        words.store(READER_WAITING, 1);
-        words.wait(WRITE_INDEX, writeIndex, Number.POSITIVE_INFINITY);
-        words.store(READER_WAITING, 0);
-        continue;
+    const writeIndex = words.load(WRITE_INDEX);
+    if (writeIndex === this.#readIndex) {
+      // Says so first; if a frame was written meanwhile the index has moved on and the wait ends at once.
+      words.store(READER_WAITING, 1);
+      words.wait(WRITE_INDEX, writeIndex, Number.POSITIVE_INFINITY);
+      words.store(READER_WAITING, 0);
+      return true;
+    }
+    while (this.#readIndex !== writeIndex) {
+      const at = FRAMES + (this.#readIndex & (FRAME_SLOTS - 1)) * FRAME_WORDS;
+      const type = this.#frames[at]!;
+      if (type === FrameType.close) {
+        return false;
       }
-      while (this.#readIndex !== writeIndex) {
-        const at = FRAMES + (this.#readIndex & (FRAME_SLOTS - 1)) * FRAME_WORDS;
-        const type = this.#frames[at]!;
-        if (type === FrameType.close) {
-          return;
-        }
-        this.#apply(
-          receiver,
-          source,
-          type,
-          this.#frames[at + 1]!,
-          this.#frames[at + 2]!,
-          this.#frames[at + 3]!,
-        );
-        this.#readIndex = (this.#readIndex + 1) | 0;
-        words.store(APPLIED_PAGES, this.#appliedPages);
-        words.store(READ_INDEX, this.#readIndex); // room; pairs with the load in MemoryChannel.#hasRoom
-        if (words.load(SOURCE_WAITING) !== 0) {
-          words.store(SOURCE_WAITING, 0);
-          this.#event.ring();
-        }
+      this.#apply(
+        receiver,
+        source,
+        type,
+        this.#frames[at + 1]!,
+        this.#frames[at + 2]!,
+        this.#frames[at + 3]!,
+      );
+      this.#readIndex = (this.#readIndex + 1) | 0;
+      words.store(APPLIED_PAGES, this.#appliedPages);
+      words.store(READ_INDEX, this.#readIndex); // room; pairs with the load in MemoryChannel.#hasRoom
+      if (words.load(SOURCE_WAITING) !== 0) {
+        words.store(SOURCE_WAITING, 0);
+        this.#event.ring();
       }
     }
+    return true;
   }
 
   #apply(

@@ -1,13 +1,6 @@
 import { HostRegisters } from '../balloon/registers.js';
 import { LacunaError } from '../errors.js';
-import {
-  ControlBuffer,
-  EventWord,
-  VCPU_REQUEST,
-  VCPU_STATE,
-  VcpuRequest,
-  VcpuState,
-} from '../memory/control-buffer.js';
+import { ControlBuffer, EventWord, VCPU_STATE, VcpuRequest, VcpuState } from '../memory/control-buffer.js';
 import { SharedGuestMemory } from '../memory/guest-memory.js';
 import { type RamBlock, RamLayout } from '../memory/ram-layout.js';
 import { atomicMapper } from '../memory/shared-words.js';
@@ -110,13 +103,11 @@ class ReceivedGuest implements DestinationVm {
 
   start(): number {
     const { words } = this.#control;
-    words.store(VCPU_REQUEST, this.#holdAtStart ? VcpuRequest.runToSafePoint : VcpuRequest.run);
-    this.#control.ringGuest();
+    this.#control.request(this.#holdAtStart ? VcpuRequest.runToSafePoint : VcpuRequest.run);
     const deadline = performance.now() + START_TIMEOUT_MS;
     while (this.#control.startedAt === 0) {
       if (performance.now() > deadline || words.load(VCPU_STATE) === VcpuState.failed) {
-        words.store(VCPU_REQUEST, VcpuRequest.exit); // it must not start after all (I10)
-        this.#control.ringGuest();
+        this.#control.request(VcpuRequest.exit); // it must not start after all (I10)
         throw new LacunaError('GUEST_FAILED', "the guest's thread did not start it");
       }
       words.wait(VCPU_STATE, VcpuState.created, 100);

@@ -19,7 +19,6 @@ import {
   PAGES_WRITTEN,
   RANGES_DROPPED,
   RANGES_REPORTED,
-  VCPU_REQUEST,
   VCPU_STATE,
   VcpuRequest,
   VcpuState,
@@ -143,7 +142,7 @@ export class WorkerGuest implements SourceVm {
     this.event = event;
     const control = new SharedArrayBuffer(CONTROL_BYTES);
     this.control = new ControlBuffer(atomicMapper, control, event);
-    this.control.words.store(VCPU_REQUEST, VcpuRequest.pause);
+    this.control.request(VcpuRequest.pause);
     const log = new SharedArrayBuffer(bitmapWords(pfnSpan) * 4);
     this.log = mapDirtyLog(atomicMapper, log, pfnSpan);
     const record = oracle ? new SharedArrayBuffer(WriteOracle.byteLength(pfnSpan)) : undefined;
@@ -249,12 +248,11 @@ export class WorkerGuest implements SourceVm {
   }
 
   requestPause(): void {
-    this.control.words.store(VCPU_REQUEST, VcpuRequest.pause);
-    this.control.ringGuest();
+    this.control.request(VcpuRequest.pause);
   }
 
   get paused(): boolean {
-    return this.control.words.load(VCPU_STATE) === VcpuState.paused;
+    return this.control.paused;
   }
 
   get stoppedAt(): number {
@@ -262,8 +260,7 @@ export class WorkerGuest implements SourceVm {
   }
 
   resume(): void {
-    this.control.words.store(VCPU_REQUEST, VcpuRequest.run);
-    this.control.ringGuest();
+    this.control.request(VcpuRequest.run);
   }
 
   get failure(): LacunaError | undefined {
@@ -364,8 +361,7 @@ export class WorkerGuest implements SourceVm {
   /** Ends the guest's thread. Its memory may be reused when this has resolved. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    this.control.words.store(VCPU_REQUEST, VcpuRequest.exit);
-    this.control.ringGuest();
+    this.control.request(VcpuRequest.exit);
     await this.#thread.ended;
   }
 

@@ -65,7 +65,7 @@ export const MUTANTS: readonly Mutant[] = [
       find: '    this.words.or(pfn >>> 5, 1 << (pfn & 31));',
       replace: '    if (!this.test(pfn)) this.words.or(pfn >>> 5, 1 << (pfn & 31));',
     },
-    explorer('test/explorer/mark.test.ts', ''),
+    explorer('test/explorer/mark.test.ts', 'loses no write .TSO'),
   ),
   mutant(
     'the log is read, and cleared afterwards',
@@ -393,5 +393,26 @@ export const MUTANTS: readonly Mutant[] = [
       replace: '    return false;\n  }\n\n  /** The le32',
     },
     explorer('test/explorer/ring.test.ts', ''),
+  ),
+  mutant(
+    'an old stop is taken for this one',
+    'a vCPU that was told to run and to stop again before it woke up counts as stopped, and runs; found while a hang was looked into (I2, I10)',
+    'src/memory/control-buffer.ts',
+    {
+      find: '    return wantedOf(request) === VcpuRequest.pause && this.words.load(VCPU_PAUSED_FOR) === request;',
+      replace:
+        '    return wantedOf(request) === VcpuRequest.pause && this.words.load(VCPU_STATE) === VcpuState.paused;',
+    },
+    explorer('test/explorer/sleepers.test.ts', 'I2 no slice runs'),
+  ),
+  mutant(
+    "the source takes the reader's word back",
+    'the reader has said that it waits for the next frame, and the source takes that for the one before: it sleeps for good; found by `lacuna stress` in this engine, and its first mending by the explorer',
+    'src/transport/memory.ts',
+    {
+      find: '    if (this.#words.load(READER_WAITING) !== 0) {',
+      replace: '    if (this.#words.exchange(READER_WAITING, 0) !== 0) {',
+    },
+    explorer('test/explorer/sleepers.test.ts', 'Q7 the destination sleeps'),
   ),
 ];

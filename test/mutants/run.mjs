@@ -15,8 +15,12 @@ import { createViteServer } from 'vitest/node';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const DOCUMENT = join(ROOT, 'docs/CORRECTNESS.md');
-const BEGIN = '<!-- npm run mutants writes from here … -->';
+/** Between these the table and the trace are written; each `… to here` ends what began last. */
+const TABLE = '<!-- npm run mutants writes from here … -->';
+const TRACE = '<!-- the trace: npm run mutants writes from here … -->';
 const END = '<!-- … to here -->';
+/** The mistake whose trace is printed in the document. */
+const TRACED = 'a hint clears the dirty log';
 
 /** A mistake that has not shown by then counts as one that is not caught. */
 const MOST_STATES = 500_000;
@@ -172,9 +176,9 @@ async function main() {
       `no mutant is called "${options.only}"; they are: ${all.map(({ name }) => name).join(', ')}`,
     );
   }
-  // Built once, for the tests that want the built files; no mistake is ever in them.
   const survivors = [];
   const rows = [];
+  let trace;
   const waiting = [...chosen];
   const work = async () => {
     for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
@@ -190,6 +194,9 @@ async function main() {
         survivors.push(mutant.name);
       }
       rows[number] = row(number, mutant, result);
+      if (mutant.name === TRACED) {
+        trace = `\`\`\`\n${result.trace}\n\`\`\``;
+      }
     }
   };
   await Promise.all(Array.from({ length: Math.min(2, availableParallelism()) }, work));
@@ -200,23 +207,29 @@ async function main() {
   }
   console.log(`${chosen.length} mutants, all caught`);
   const text = readFileSync(DOCUMENT, 'utf8');
-  const [before, rest] = text.split(BEGIN);
-  const [written, after] = rest.split(END);
   if (options.check) {
-    const missing = rows.filter((line) => line !== undefined && !written.includes(line));
-    if (missing.length > 0) {
+    const expected = [...rows, trace].filter((part) => part !== undefined && !text.includes(part));
+    if (expected.length > 0) {
       console.error(
-        `docs/CORRECTNESS.md says something else (npm run mutants rewrites it) than:\n${missing.join('\n')}`,
+        `docs/CORRECTNESS.md does not say (npm run mutants rewrites it):\n${expected.join('\n')}`,
       );
       process.exitCode = 1;
     }
   } else if (chosen.length === all.length) {
     const head = '| | mistake | what it leads to | in | caught by |\n|---|---|---|---|---|';
-    writeFileSync(
-      DOCUMENT,
-      `${before}${BEGIN}\n\n${head}\n${rows.filter(Boolean).join('\n')}\n\n${END}${after}`,
-    );
+    const table = `${head}\n${rows.filter(Boolean).join('\n')}`;
+    writeFileSync(DOCUMENT, between(between(text, TABLE, table), TRACE, trace));
   }
+}
+
+/** `text` with `part` between the marks. */
+function between(text, begin, part) {
+  const from = text.indexOf(begin) + begin.length;
+  const to = text.indexOf(END, from);
+  if (from < begin.length || to === -1) {
+    throw new Error(`docs/CORRECTNESS.md has lost its marks: ${begin} ${END}`);
+  }
+  return `${text.slice(0, from)}\n\n${part}\n\n${text.slice(to)}`;
 }
 
 await (options['in-child'] === undefined ? main() : exploreMutant(options['in-child']));

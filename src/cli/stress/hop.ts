@@ -1,4 +1,11 @@
 import type { LacunaErrorCode } from '../../errors.js';
+import {
+  CMD_REG,
+  INTERRUPTS,
+  QUEUE_NOTIFIED,
+  VCPU_REQUEST,
+  VCPU_STATE,
+} from '../../memory/control-buffer.js';
 import type { MemoryPool } from '../../memory/memory-pool.js';
 import { migrate } from '../../migration/migrate.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
@@ -31,6 +38,9 @@ export interface StressServices {
   readonly signal: AbortSignal;
   readonly tally: Tally;
 }
+
+/** How long somebody who was rung by hand has for what is left to do. */
+const RUNG_MS = 5000;
 
 /** Where the guest is after a migration. `lost`: nobody may run it any more without looking. */
 export type Whereabouts = 'source' | 'destination' | 'lost';
@@ -132,9 +142,17 @@ async function migrateWithFaults(
           }
           injection.onEvent(event);
         },
+        onProgress: ({ phase, elapsedMs }) => {
+          injection.progress = `${phase} after ${Math.round(elapsedMs)} ms`;
+        },
       }),
-      () =>
-        `the migration did not end within ${PATIENCE_MS / 1000} s; its last event was ${injection.lastEvent}`,
+      (rung) =>
+        `the migration did not end within ${PATIENCE_MS / 1000} s; its last event was ${injection.lastEvent}, ` +
+        `its last progress ${injection.progress}; ${rung}; ${describeGuestState(guest)}`,
+      [
+        { who: 'the guest', ring: () => guest.control.ringGuest() },
+        { who: 'the host', ring: () => guest.event.ring() },
+      ],
     );
     injection.over(source);
     return source;
@@ -201,24 +219,62 @@ async function forgetDeclarations(guest: WorkerGuest): Promise<void> {
   guest.resume();
 }
 
-async function endsInTime<T>(promise: Promise<T>, whatWentWrong: () => string): Promise<T> {
+/** Somebody who may have missed that there was something to do. */
+interface Sleeper {
+  readonly who: string;
+  readonly ring: () => void;
+}
+
+/**
+ * What `promise` resolves to. If it takes too long, `sleepers` are rung by hand, one after the other, to find out
+ * whether one of them has slept through something: that is a failure too, and named.
+ */
+async function endsInTime<T>(
+  promise: Promise<T>,
+  whatWentWrong: (rung: string) => string,
+  sleepers: readonly Sleeper[],
+): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const hangs = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), PATIENCE_MS);
-  });
-  try {
-    const result = await Promise.race([promise, hangs]);
-    check(result !== undefined, whatWentWrong);
+  const endsWithin = async (ms: number): Promise<T | undefined> => {
+    const hangs = new Promise<undefined>((resolve) => {
+      timer = setTimeout(() => resolve(undefined), ms);
+    });
+    try {
+      return await Promise.race([promise, hangs]);
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+  const result = await endsWithin(PATIENCE_MS);
+  if (result !== undefined) {
     return result;
-  } finally {
-    clearTimeout(timer);
   }
+  for (const { who, ring } of sleepers) {
+    ring();
+    const late = await endsWithin(RUNG_MS);
+    check(late === undefined, () =>
+      whatWentWrong(`it went on when ${who} was rung by hand, who had missed a ring`),
+    );
+  }
+  check(false, () => whatWentWrong('to ring guest and host by hand did not help'));
+}
+
+/** Where a guest is that does not do what it should. */
+function describeGuestState(guest: WorkerGuest): string {
+  const { words } = guest.control;
+  const word = (index: number): number => words.load(index);
+  return (
+    `vCPU state ${word(VCPU_STATE)}, request ${word(VCPU_REQUEST)}, interrupts ${word(INTERRUPTS)}, ` +
+    `cmd_reg ${word(CMD_REG)}, kicked queues ${word(QUEUE_NOTIFIED)}, session ${guest.device?.session.state}, ` +
+    `its thread has used ${Math.round(guest.cpuMs())} ms of processor time`
+  );
 }
 
 /** Does to one migration what its plan says, and counts what was really done. */
 class Injection {
   readonly channel: FaultyChannel;
   lastEvent = 'none';
+  progress = 'none';
   readonly #travelling: TravellingGuest;
   readonly #destination: WorkerDestination;
   readonly #plan: HopPlan;

@@ -1,0 +1,37 @@
+import { describe, expect, it } from 'vitest';
+import { ChannelWorld } from './channel-world.js';
+import { explore, type World } from './search.js';
+import { traceTable } from './trace.js';
+import { VcpuWorld } from './vcpu-world.js';
+
+function exhaust(world: World): { states: number; transitions: number; depth: number } {
+  const start = world.memento.save();
+  const { counterexample, exhausted, states, transitions, depth } = explore(world);
+  world.memento.restore(start);
+  expect(counterexample === undefined ? undefined : traceTable(world, counterexample)).toBeUndefined();
+  expect(exhausted).toBe(true);
+  return { states, transitions, depth };
+}
+
+describe('the host and its vCPU, access by access', () => {
+  it.each([
+    [1, 0, 0, 0],
+    [2, 0, 0, 0],
+    [4, 0, 0, 0],
+  ])(
+    'I2 no slice runs while the host believes that the guest stands still (%d requests)',
+    (requests, ...counts) => {
+      expect(Object.values(exhaust(new VcpuWorld(requests)))).toEqual(counts);
+    },
+  );
+});
+
+describe('the memory channel, access by access', () => {
+  it.each([
+    [1, 39, 60, 11],
+    [2, 109, 182, 16],
+    [4, 444, 786, 26],
+  ])('Q7 the destination sleeps through no frame (%d frames)', (frames, ...counts) => {
+    expect(Object.values(exhaust(new ChannelWorld(frames)))).toEqual(counts);
+  });
+});
