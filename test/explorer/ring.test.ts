@@ -83,7 +83,7 @@ function search(bounds: RingBounds) {
 function searchRow([model, mode, ringSize, startIndex, buffers, batch, returnBatch, ...expected]: Row): void {
   const eventIdx = mode === 'EVENT_IDX';
   const found = search({ model, eventIdx, ringSize, startIndex, buffers, batch, returnBatch });
-  expect(found.trace).toBeUndefined();
+  expect(found.trace, `after ${found.states} states`).toBeUndefined();
   const [states, transitions, depth, ends] = expected;
   expect(found).toMatchObject({ states, transitions, depth, ends, exhausted: true });
 }

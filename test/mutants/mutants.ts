@@ -78,6 +78,16 @@ export const MUTANTS: readonly Mutant[] = [
     world('access by access: a used page is written'),
   ),
   mutant(
+    'a page is read before it is claimed',
+    'its bit is still set while it is read; a hint that comes meanwhile takes out a page that is under way (I5)',
+    'src/migration/send-cursor.ts',
+    {
+      find: '    this.#held = this.#send.words.and(word, ~mask) & mask;',
+      replace: '    this.#held = this.#send.words.load(word) & mask;',
+    },
+    unit('test/unit/migration/precopy.test.ts', 'I5 claims every page'),
+  ),
+  mutant(
     'a hint clears the dirty log',
     "QEMU's lazily cleared log: with the hint the log's own bit goes, and with it a write that came after the hint (I3)",
     'src/balloon/command-device.ts',

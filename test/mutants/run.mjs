@@ -149,12 +149,11 @@ async function catchMutant(mutant, number) {
     );
   }
   const first = failed[0];
+  // The explorer's tests say in their message how far they had got.
+  const [after] = /after \d+ states/.exec(first?.failureMessages?.[0] ?? '') ?? [];
   return {
     caught: first !== undefined,
-    by:
-      first === undefined
-        ? ''
-        : `test “${first.title}”${failed.length > 1 ? ` and ${failed.length - 1} more` : ''}`,
+    by: first === undefined ? '' : `test “${first.title}”${after === undefined ? '' : `, ${after}`}`,
     trace: first?.failureMessages?.[0] ?? '',
   };
 }
