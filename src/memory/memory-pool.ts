@@ -70,8 +70,11 @@ export class MemoryPool {
     }
   }
 
-  /** Takes memory back. No thread may touch it afterwards. */
+  /** Takes memory back. No thread may touch it afterwards. Throws ILLEGAL_STATE if it is here already. */
   giveBack(memory: SharedGuestMemory): void {
+    if (memory.buffers.some((buffer) => this.#free.includes(buffer))) {
+      throw new LacunaError('ILLEGAL_STATE', 'memory was given back twice: two guests would share it');
+    }
     this.#free.push(...memory.buffers);
   }
 }

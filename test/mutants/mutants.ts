@@ -385,14 +385,17 @@ export const MUTANTS: readonly Mutant[] = [
           '    views.used.store(RING_IDX, (this.#usedIdx + 1) & 0xffff);\n    views.usedEntries[at] = head;\n',
       },
     ],
-    explorer('test/explorer/ring.test.ts', ''),
+    explorer('test/explorer/ring.test.ts', 'ARM, flags, size 2, from index 65535, 3 buffers, batches of 1'),
   ),
   mutant(
     'the event index is off by one',
     'the wake-up that was asked for does not come (Q7)',
     'src/virtqueue/layout.ts',
     { find: '  return ((newIdx - event - 1) & 0xffff) <', replace: '  return ((newIdx - event) & 0xffff) <' },
-    explorer('test/explorer/ring.test.ts', ''),
+    explorer(
+      'test/explorer/ring.test.ts',
+      'ARM, EVENT_IDX, size 2, from index 65535, 3 buffers, batches of 1',
+    ),
   ),
   mutant(
     'no second look before the sleep',
@@ -402,7 +405,7 @@ export const MUTANTS: readonly Mutant[] = [
       find: '    return this.refresh();\n  }\n\n  /** The le32',
       replace: '    return false;\n  }\n\n  /** The le32',
     },
-    explorer('test/explorer/ring.test.ts', ''),
+    explorer('test/explorer/ring.test.ts', 'ARM, flags, size 2, from index 65535, 3 buffers, batches of 1'),
   ),
   mutant(
     'an old stop is taken for this one',
@@ -413,7 +416,7 @@ export const MUTANTS: readonly Mutant[] = [
       replace:
         '    return wantedOf(request) === VcpuRequest.pause && this.words.load(VCPU_STATE) === VcpuState.paused;',
     },
-    explorer('test/explorer/sleepers.test.ts', 'I2 no slice runs'),
+    explorer('test/explorer/sleepers.test.ts', 'stands still .4'),
   ),
   mutant(
     "the source takes the reader's word back",
@@ -423,6 +426,6 @@ export const MUTANTS: readonly Mutant[] = [
       find: '    if (this.#words.load(READER_WAITING) !== 0) {',
       replace: '    if (this.#words.exchange(READER_WAITING, 0) !== 0) {',
     },
-    explorer('test/explorer/sleepers.test.ts', 'Q7 the destination sleeps'),
+    explorer('test/explorer/sleepers.test.ts', 'no frame .4'),
   ),
 ];

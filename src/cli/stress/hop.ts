@@ -1,4 +1,5 @@
 import type { LacunaErrorCode } from '../../errors.js';
+import { equalBytes, isZeroPage } from '../../memory/byte-ops.js';
 import {
   CMD_REG,
   INTERRUPTS,
@@ -39,6 +40,8 @@ export interface StressServices {
   readonly tally: Tally;
 }
 
+/** Runs of lost pages that a failure names. */
+const MOST_RUNS = 24;
 /** How long somebody who was rung by hand has for what is left to do. */
 const RUNG_MS = 5000;
 
@@ -192,13 +195,38 @@ async function settle(
     pages.pagesDifferent === 0,
     () =>
       `${pages.pagesDifferent} pages of ${pages.pagesCompared} were lost, the first of them ${pages.firstDifferentPfn}: ` +
-      'they differ at the destination, and the guest had not declared them free or has written them since (I7)',
+      'they differ at the destination, and the guest had not declared them free or has written them since (I7): ' +
+      describeDifferences(guest, destination.guest),
   );
   services.tally.compared(pages);
   const { guest: there } = destination;
   there.adopt(destination.channel.sentDeviceState());
   there.resume();
   return true;
+}
+
+/** The runs of pages that differ and may not, with what either side has of them. */
+function describeDifferences(source: WorkerGuest, destination: WorkerGuest): string {
+  const runs: { pfn: number; pages: number; what: string }[] = [];
+  for (const { firstPfn, pageCount } of source.memory.layout.segments) {
+    for (let pfn = firstPfn; pfn < firstPfn + pageCount; pfn += 1) {
+      const here = source.memory.pages(pfn, 1);
+      const there = destination.memory.pages(pfn, 1);
+      const zeroThere = isZeroPage(there, 0);
+      if (equalBytes(here, there) || (zeroThere && source.oracle?.mayDiffer(pfn) === true)) {
+        continue;
+      }
+      const what = `${isZeroPage(here, 0) ? 'zeroes' : 'data'} here, ${zeroThere ? 'zeroes' : 'data'} there`;
+      const last = runs.at(-1);
+      if (last !== undefined && last.pfn + last.pages === pfn && last.what === what) {
+        last.pages += 1;
+      } else {
+        runs.push({ pfn, pages: 1, what });
+      }
+    }
+  }
+  const listed = runs.slice(0, MOST_RUNS).map(({ pfn, pages, what }) => `${pfn}+${pages} (${what})`);
+  return `${listed.join(', ')}${runs.length > MOST_RUNS ? ` and ${runs.length - MOST_RUNS} more runs` : ''}`;
 }
 
 /** The guest has moved: ends what was at the source. */

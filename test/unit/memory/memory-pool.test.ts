@@ -27,6 +27,15 @@ describe('MemoryPool', () => {
     expect(pool.heldBytes).toBe(192 * KIB);
   });
 
+  it('refuses memory that is given back twice', () => {
+    const pool = new MemoryPool();
+    const memory = pool.take(layoutOf(64 * KIB));
+    pool.giveBack(memory);
+    expect(() => pool.giveBack(memory)).toThrow(expect.objectContaining({ code: 'ILLEGAL_STATE' }));
+    pool.take(layoutOf(64 * KIB));
+    expect(pool.heldBytes).toBe(64 * KIB);
+  });
+
   it('hands out again what was given back, contents and all', () => {
     const pool = new MemoryPool();
     const first = pool.take(layoutOf(64 * KIB));
