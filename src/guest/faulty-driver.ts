@@ -260,7 +260,11 @@ export class FaultyDriver {
         return dead | this.#dawdle(now);
       case 'stuck':
         this.#count();
-        this.#board.words.wait(EPOCH, this.#epoch, LONGEST_STUCK_MS);
+        // Looked at while it was being armed, the board has moved on already, and the fault is the same: still stuck.
+        for (let epoch = Number.NaN; this.#fault === 'stuck' && epoch !== this.#epoch; this.#look()) {
+          epoch = this.#epoch;
+          this.#board.words.wait(EPOCH, epoch, LONGEST_STUCK_MS);
+        }
         return dead;
       default:
         return dead;
