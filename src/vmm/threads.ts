@@ -61,6 +61,7 @@ function follow(worker: Worker, name: ThreadName, onEnd: () => void, done?: () =
     markEnded = resolve;
   });
   let isOver = false;
+  let isKilled = false;
   const over = (): void => {
     isOver = true;
     worker.off('message', onMessage).off('error', onError).off('exit', over);
@@ -74,7 +75,9 @@ function follow(worker: Worker, name: ThreadName, onEnd: () => void, done?: () =
       markUp();
     } else {
       over();
-      done?.();
+      if (!isKilled) {
+        done?.(); // one that is being ended is of no more use
+      }
     }
   };
   const onError = (cause: unknown): void => {
@@ -90,6 +93,7 @@ function follow(worker: Worker, name: ThreadName, onEnd: () => void, done?: () =
     cpuMs: () => threadCpuMs(tid),
     kill: async () => {
       if (!isOver) {
+        isKilled = true;
         await worker.terminate(); // from then on a pool's thread is somebody else's
       }
       await ended;
