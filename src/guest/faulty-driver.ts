@@ -112,8 +112,8 @@ export class FaultBoard {
     this.words.store(MS, fault.ms);
     this.words.store(SEED, fault.seed | 0);
     this.words.store(FAULT, DRIVER_FAULTS.indexOf(fault.name) + 1);
+    // Nobody is woken: only a vCPU that is stuck waits, and one that has just seen this would be let go again.
     this.words.add(EPOCH, 1);
-    this.words.notify(EPOCH);
   }
 
   /** Host: from the guest's next slice on the driver is itself again. Ring the guest if it may be halted. */

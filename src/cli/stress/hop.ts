@@ -190,6 +190,11 @@ async function settle(
   }
   await until(destination.guest, () => destination.guest.paused, 'the guest to start at the destination');
   checkStandsStill(guest, 'it was started at the destination');
+  const late = guest.log.bitmap.count();
+  check(
+    late === 0,
+    () => `${late} pages were marked after the final drain: the guest did not stand still (I2)`,
+  );
   const pages = await services.compare(guest, destination.guest);
   check(
     pages.pagesDifferent === 0,
@@ -216,7 +221,8 @@ function describeDifferences(source: WorkerGuest, destination: WorkerGuest): str
       if (equalBytes(here, there) || (zeroThere && source.oracle?.mayDiffer(pfn) === true)) {
         continue;
       }
-      const what = `${isZeroPage(here, 0) ? 'zeroes' : 'data'} here, ${zeroThere ? 'zeroes' : 'data'} there`;
+      const marked = source.log.bitmap.test(pfn) ? ', marked' : '';
+      const what = `${isZeroPage(here, 0) ? 'zeroes' : 'data'} here, ${zeroThere ? 'zeroes' : 'data'} there${marked}`;
       const last = runs.at(-1);
       if (last !== undefined && last.pfn + last.pages === pfn && last.what === what) {
         last.pages += 1;
