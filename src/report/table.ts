@@ -1,7 +1,19 @@
 import Table from 'cli-table3';
 import pc from 'picocolors';
 import { MIB, PAGE_SIZE } from '../memory/page.js';
-import type { Spread, SummaryRow } from './schema.js';
+import type { MachineReport, Spread, SummaryRow } from './schema.js';
+
+/** How all tables look: colours only where the terminal has some. */
+export const TABLE_STYLE: { head: string[]; border: string[]; compact: boolean } = {
+  head: pc.isColorSupported ? ['bold'] : [],
+  border: pc.isColorSupported ? ['gray'] : [],
+  compact: true,
+};
+
+/** The machine that figures were measured on, as the line under a table. */
+export function machineLine({ cpu, cores, os, node }: MachineReport): string {
+  return `${cpu}, ${cores} cores, ${os}, Node ${node.slice(1)}`;
+}
 
 /** Milliseconds as people read them: 1.72 s, 312 ms, 4.1 ms. */
 export function formatMs(ms: number): string {
@@ -44,11 +56,7 @@ export function summaryTable(rows: readonly SummaryRow[]): string {
       'verified',
     ],
     colAligns: ['left', 'left', 'left', 'right', 'right', 'right', 'right', 'right', 'right', 'left'],
-    style: {
-      head: pc.isColorSupported ? ['bold'] : [],
-      border: pc.isColorSupported ? ['gray'] : [],
-      compact: true,
-    },
+    style: TABLE_STYLE,
   });
   let last = '';
   for (const row of rows) {

@@ -6,8 +6,8 @@ import { type RamBlock, RamLayout } from '../memory/ram-layout.js';
 import { atomicMapper } from '../memory/shared-words.js';
 import type { DestinationVm } from '../migration/vm.js';
 import { MemoryChannel } from '../transport/memory.js';
-import { newThreads, type Thread, type ThreadSource } from './threads.js';
-import { parseDeviceState, WorkerGuest } from './worker-guest.js';
+import { newThreads, type Thread } from './threads.js';
+import { type HostingOptions, parseDeviceState, WorkerGuest } from './worker-guest.js';
 
 /** What a destination can be made to refuse: the device state, or to start the guest. */
 export const REFUSALS = ['device-state', 'start'] as const;
@@ -16,17 +16,11 @@ export type Refusal = (typeof REFUSALS)[number];
 /** What a destination that refuses says, whatever it is. */
 export const REFUSED = 'it was told to refuse';
 
-/** How a destination is prepared. */
-export interface DestinationOptions {
+/** How a destination is prepared; its thread comes from where the arriving guest's does. */
+export interface DestinationOptions extends HostingOptions {
   /** The guest stops again at its first safe point, for whoever wants to compare. */
   readonly holdAtStart?: boolean;
-  /** Keep a record of the arriving guest for the verifier. */
-  readonly oracle?: boolean;
-  /** {@link WorkerGuestOptions.faults} of the arriving guest. */
-  readonly faults?: SharedArrayBuffer | undefined;
   readonly refuses?: Refusal | undefined;
-  /** Where its thread and the arriving guest's come from; new ones by default. */
-  readonly threads?: ThreadSource | undefined;
 }
 
 /** What the destination's thread is given. */
@@ -142,7 +136,7 @@ export class WorkerDestination {
       throw new LacunaError('INVALID_ARGUMENT', "the destination's RAM does not lie where the guest's does");
     }
     const { event } = source;
-    const guest = WorkerGuest.incoming(memory, event, options.oracle, options.faults, options.threads);
+    const guest = WorkerGuest.incoming(memory, event, options);
     const channel = new MemoryChannel(atomicMapper);
     const data: DestinationThreadData = {
       blocks: memory.layout.blocks,

@@ -33,8 +33,18 @@ import { macrotask, wakeOrTimeout } from '../migration/migrate.js';
 import type { SourceVm } from '../migration/vm.js';
 import { newThreads, type Thread, type ThreadSource } from './threads.js';
 
+/** How a guest is hosted, whether it is booted here or arrives. */
+export interface HostingOptions {
+  /** Keep a record for the verifier (4 bytes a page and more, outside guest RAM). */
+  readonly oracle?: boolean;
+  /** Through which this guest's driver can be made to misbehave (`guest/faulty-driver.ts`); it never does without. */
+  readonly faults?: SharedArrayBuffer | undefined;
+  /** Where its thread comes from; a new one by default. */
+  readonly threads?: ThreadSource | undefined;
+}
+
 /** How a built-in guest is made. */
-export interface WorkerGuestOptions {
+export interface WorkerGuestOptions extends HostingOptions {
   readonly image: GuestImage;
   /** Memory of the image's layout. */
   readonly memory: SharedGuestMemory;
@@ -50,12 +60,6 @@ export interface WorkerGuestOptions {
   readonly eventIdx?: boolean;
   readonly ringDeadlineMs?: number;
   readonly seed?: number;
-  /** Keep a record for the verifier (4 bytes a page and more, outside guest RAM). */
-  readonly oracle?: boolean;
-  /** Through which this guest's driver can be made to misbehave (`guest/faulty-driver.ts`); it never does without. */
-  readonly faults?: SharedArrayBuffer | undefined;
-  /** Where its thread comes from; a new one by default. */
-  readonly threads?: ThreadSource | undefined;
 }
 
 /** What the thread of a guest is given. */
@@ -132,10 +136,8 @@ export class WorkerGuest implements SourceVm {
   private constructor(
     memory: SharedGuestMemory,
     event: EventWord,
-    oracle: boolean,
     boot: GuestThreadData['boot'],
-    faults: SharedArrayBuffer | undefined,
-    threads: ThreadSource | undefined,
+    { oracle = false, faults, threads = newThreads }: HostingOptions,
   ) {
     const { pfnSpan, blocks } = memory.layout;
     this.memory = memory;
@@ -159,7 +161,7 @@ export class WorkerGuest implements SourceVm {
       faults,
       boot,
     };
-    this.#thread = (threads ?? newThreads).start('guest', data, () => this.event.ring());
+    this.#thread = threads.start('guest', data, () => this.event.ring());
   }
 
   /** A new guest, built from an image and paused before its first instruction. */
@@ -178,10 +180,8 @@ export class WorkerGuest implements SourceVm {
     const guest = new WorkerGuest(
       options.memory,
       options.event,
-      options.oracle ?? false,
       { image: options.image, config, freeMemory: options.freeMemory ?? 'captured' },
-      options.faults,
-      options.threads,
+      options,
     );
     guest.#device = guest.#makeDevice(config.eventIdx, undefined);
     await guest.#thread.up;
@@ -189,14 +189,8 @@ export class WorkerGuest implements SourceVm {
   }
 
   /** A guest that is to arrive: once its thread is {@link up} it waits. {@link adopt} it when it runs. */
-  static incoming(
-    memory: SharedGuestMemory,
-    event: EventWord,
-    oracle = false,
-    faults?: SharedArrayBuffer,
-    threads?: ThreadSource,
-  ): WorkerGuest {
-    return new WorkerGuest(memory, event, oracle, undefined, faults, threads);
+  static incoming(memory: SharedGuestMemory, event: EventWord, options: HostingOptions): WorkerGuest {
+    return new WorkerGuest(memory, event, undefined, options);
   }
 
   /** Resolves when the guest's thread is up. */

@@ -1,6 +1,5 @@
-import { writeFileSync } from 'node:fs';
 import pc from 'picocolors';
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { isLacunaError } from '../../errors.js';
 import { type GuestImage, syntheticImage } from '../../guest/image.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
 import { MIB } from '../../memory/page.js';
@@ -9,9 +8,10 @@ import type { MigrationProgress } from '../../migration/migrate.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import { BASELINES, type Baseline, type BenchReport, type RunReport } from '../../report/schema.js';
 import { isVerified, summarise } from '../../report/summary.js';
-import { formatMib, formatMs, summaryTable } from '../../report/table.js';
+import { formatMib, formatMs, machineLine, summaryTable } from '../../report/table.js';
 import { Verifier } from '../../vmm/verifier.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
+import { writeReport } from '../report-file.js';
 import { type RunServices, type RunSpec, runOnce } from './run.js';
 
 /** What `lacuna bench` was asked for. */
@@ -133,15 +133,7 @@ function finish(request: BenchRequest, runs: readonly RunReport[], interrupted: 
     console.log(notes(request, report));
   }
   if (request.json !== undefined) {
-    try {
-      writeFileSync(request.json, `${JSON.stringify(report, null, 2)}\n`);
-    } catch (cause) {
-      throw new LacunaError(
-        'INVALID_ARGUMENT',
-        `the report can't be written: ${messageOf(cause)}; choose another --json FILE`,
-        { cause },
-      );
-    }
+    writeReport(request.json, report);
     console.log(`${runs.length === 1 ? '1 run' : `${runs.length} runs`} in ${request.json}`);
   }
   if (interrupted) {
@@ -156,14 +148,13 @@ function finish(request: BenchRequest, runs: readonly RunReport[], interrupted: 
 /** What one has to know to read the table. */
 function notes(request: BenchRequest, report: BenchReport): string {
   const { spec, runs } = request;
-  const { machine } = report;
   const expired = report.summary.reduce((sum, row) => sum + row.deadlinesExpired, 0);
   return pc.dim(
     [
       `median${runs > 1 ? ' (min–max)' : ''} of n = ${runs}; link ${spec.link.name}, schedule ${spec.schedule}, smallest order ${spec.minOrder}, ` +
         `downtime limit ${spec.downtimeLimitMs} ms, destination memory ${spec.destination} beforehand`,
       `saved: against none. in vain: pages sent although reported free. hint deadlines expired: ${expired}`,
-      `${machine.cpu}, ${machine.cores} cores, ${machine.os}, Node ${machine.node.slice(1)}`,
+      machineLine(report.machine),
     ].join('\n'),
   );
 }

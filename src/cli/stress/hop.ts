@@ -1,5 +1,5 @@
 import type { LacunaErrorCode } from '../../errors.js';
-import { equalBytes, isZeroPage } from '../../memory/byte-ops.js';
+import { isZeroPage } from '../../memory/byte-ops.js';
 import {
   CMD_REG,
   INTERRUPTS,
@@ -10,6 +10,7 @@ import {
 import type { MemoryPool } from '../../memory/memory-pool.js';
 import { migrate } from '../../migration/migrate.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
+import { comparePages } from '../../migration/verify.js';
 import { FaultyChannel } from '../../transport/faulty.js';
 import type { ThreadSource } from '../../vmm/threads.js';
 import type { Verification } from '../../vmm/verifier.js';
@@ -215,14 +216,13 @@ function describeDifferences(source: WorkerGuest, destination: WorkerGuest): str
   const runs: { pfn: number; pages: number; what: string }[] = [];
   for (const { firstPfn, pageCount } of source.memory.layout.segments) {
     for (let pfn = firstPfn; pfn < firstPfn + pageCount; pfn += 1) {
-      const here = source.memory.pages(pfn, 1);
-      const there = destination.memory.pages(pfn, 1);
-      const zeroThere = isZeroPage(there, 0);
-      if (equalBytes(here, there) || (zeroThere && source.oracle?.mayDiffer(pfn) === true)) {
+      if (comparePages(source.memory, destination.memory, source.oracle, pfn, 1).different === 0) {
         continue;
       }
+      const contents = (guest: WorkerGuest): string =>
+        isZeroPage(guest.memory.pages(pfn, 1), 0) ? 'zeroes' : 'data';
       const marked = source.log.bitmap.test(pfn) ? ', marked' : '';
-      const what = `${isZeroPage(here, 0) ? 'zeroes' : 'data'} here, ${zeroThere ? 'zeroes' : 'data'} there${marked}`;
+      const what = `${contents(source)} here, ${contents(destination)} there${marked}`;
       const last = runs.at(-1);
       if (last !== undefined && last.pfn + last.pages === pfn && last.what === what) {
         last.pages += 1;

@@ -1,10 +1,9 @@
 import Table from 'cli-table3';
-import pc from 'picocolors';
 import { z } from 'zod';
 import { PAGE_SIZE } from '../../memory/page.js';
 import type { MachineReport, Spread } from '../../report/schema.js';
 import { spreadOf } from '../../report/summary.js';
-import { formatMib, formatMs } from '../../report/table.js';
+import { formatMib, formatMs, machineLine, TABLE_STYLE } from '../../report/table.js';
 import { FAULT_KINDS, type FaultKind } from './plan.js';
 import type { Tally } from './tally.js';
 
@@ -99,15 +98,11 @@ export function parseStressReport(json: unknown): StressReport {
   return reportSchema.parse(json);
 }
 
-export interface ReportParts {
-  readonly command: string;
-  readonly machine: MachineReport;
-  readonly seed: number;
-  readonly faults: readonly FaultKind[];
-  readonly durationMs: number;
-  readonly interrupted: boolean;
-  readonly failures: readonly StressFailure[];
-}
+/** What a report says that the tally does not know. */
+export type ReportParts = Pick<
+  StressReport,
+  'command' | 'machine' | 'seed' | 'faults' | 'durationMs' | 'interrupted' | 'failures'
+>;
 
 /** The report of a run. Throws if it is not what the schema says: then lacuna is wrong. */
 export function reportOf(tally: Tally, parts: ReportParts): StressReport {
@@ -139,11 +134,7 @@ export function resultTable(report: StressReport): string {
   const table = new Table({
     head: ['migrations ended', '', 'faults injected', ''],
     colAligns: ['left', 'right', 'left', 'right'],
-    style: {
-      head: pc.isColorSupported ? ['bold'] : [],
-      border: pc.isColorSupported ? ['gray'] : [],
-      compact: true,
-    },
+    style: TABLE_STYLE,
   });
   const outcomes = Object.entries(report.outcomes);
   const faults = Object.entries(report.injected).filter(([kind]) =>
@@ -172,6 +163,6 @@ export function resultLines(report: StressReport): string[] {
       (downtime === null
         ? ''
         : `; downtime ${formatMs(downtime.median)} (${formatMs(downtime.min)}–${formatMs(downtime.max)})`),
-    `${machine.cpu}, ${machine.cores} cores, ${machine.os}, Node ${machine.node.slice(1)}`,
+    machineLine(machine),
   ];
 }

@@ -1,6 +1,5 @@
-import { writeFileSync } from 'node:fs';
 import pc from 'picocolors';
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { isLacunaError, messageOf } from '../../errors.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import { formatMs } from '../../report/table.js';
@@ -8,6 +7,7 @@ import { ThreadPool } from '../../vmm/threads.js';
 import { Verifier } from '../../vmm/verifier.js';
 import { ExitCode } from '../bench/bench.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
+import { writeReport } from '../report-file.js';
 import { describeGuest, describeHop } from './describe.js';
 import { bootGuest, endGuest, readCaptures } from './guests.js';
 import { runHop, type StressServices } from './hop.js';
@@ -288,15 +288,7 @@ function finish(request: StressRequest, run: StressRun, interrupted: boolean): n
     );
   }
   if (request.json !== undefined) {
-    try {
-      writeFileSync(request.json, `${JSON.stringify(report, null, 2)}\n`);
-    } catch (cause) {
-      throw new LacunaError(
-        'INVALID_ARGUMENT',
-        `the report can't be written: ${messageOf(cause)}; choose another --json FILE`,
-        { cause },
-      );
-    }
+    writeReport(request.json, report);
   }
   if (failures.length > 0) {
     return ExitCode.verificationFailed;
