@@ -17,6 +17,10 @@ export interface RunReport extends MigrationReport {
   readonly baseline: Baseline;
   readonly schedule: string;
   readonly minOrder: number;
+  /** How the guest finds its free pages: `walk` or `hold`. */
+  readonly reportMode: string;
+  /** Size of the free page queue. */
+  readonly ringSize: number;
   readonly dialect: 'command-register';
   readonly link: string;
   /** null: unlimited. */

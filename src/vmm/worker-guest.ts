@@ -43,6 +43,9 @@ export interface HostingOptions {
   readonly threads?: ThreadSource | undefined;
 }
 
+/** Entries of the free page queue, if nothing else is said. */
+export const DEFAULT_RING_SIZE = 4096;
+
 /** How a built-in guest is made. */
 export interface WorkerGuestOptions extends HostingOptions {
   readonly image: GuestImage;
@@ -166,7 +169,7 @@ export class WorkerGuest implements SourceVm {
 
   /** A new guest, built from an image and paused before its first instruction. */
   static async boot(options: WorkerGuestOptions): Promise<WorkerGuest> {
-    const ringSize = options.ringSize ?? 4096;
+    const ringSize = options.ringSize ?? DEFAULT_RING_SIZE;
     const config: GuestConfig = {
       metadataGpa: findMetadataPlace(atomicMapper, options.image, ringSize),
       ringSize,

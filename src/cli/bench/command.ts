@@ -6,10 +6,13 @@ import {
   type GuestImage,
   syntheticImage,
 } from '../../guest/image.js';
+import { REPORT_MODES, type ReportMode } from '../../guest/runtime.js';
 import { IDLE_WORKLOAD, type WorkloadSpec } from '../../guest/workload.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { SCHEDULES, type Schedule } from '../../migration/options.js';
 import { BASELINES, type Baseline } from '../../report/schema.js';
+import { VIRTQ_MAX_SIZE } from '../../spec/virtio-ring.js';
+import { DEFAULT_RING_SIZE } from '../../vmm/worker-guest.js';
 import { captureNames, loadCapture } from '../captures.js';
 import { parseList, parseMemory, parseMs, parseRate, parseWhole } from '../units.js';
 import { parseWorkload } from '../workload-option.js';
@@ -24,6 +27,8 @@ interface BenchOptions {
   readonly baseline: readonly Baseline[];
   readonly schedule: Schedule;
   readonly minOrder: number;
+  readonly reportMode: ReportMode;
+  readonly ringSize: number;
   readonly link: { name: string; bytesPerSecond: number };
   readonly downtimeLimit: number;
   readonly destination: 'touched' | 'untouched';
@@ -56,6 +61,14 @@ function parsePercent(text: string): number {
     throw new InvalidArgumentError('A share of memory from 0% to 95%.');
   }
   return value / 100;
+}
+
+function parseRingSize(text: string): number {
+  const size = Number(text);
+  if (!Number.isInteger(size) || size < 2 || size > VIRTQ_MAX_SIZE || (size & (size - 1)) !== 0) {
+    throw new InvalidArgumentError(`A power of two from 2 to ${VIRTQ_MAX_SIZE}.`);
+  }
+  return size;
 }
 
 /** Adds `lacuna bench` to the program. `done` gets the exit code. */
@@ -113,6 +126,15 @@ export function addBenchCommand(
       0,
     )
     .addOption(
+      new Option(
+        '--report-mode <mode>',
+        'how the guest finds its free pages: reads the map, or allocates them',
+      )
+        .choices(REPORT_MODES)
+        .default('walk'),
+    )
+    .option('--ring-size <n>', 'size of the free page queue', parseRingSize, DEFAULT_RING_SIZE)
+    .addOption(
       new Option('--link <rate>', 'the modelled link: unlimited, 1gbit, 10gbit, 125MB/s …')
         .argParser(parseLink)
         .default(parseLink('10gbit'), '10gbit'),
@@ -145,6 +167,8 @@ export function addBenchCommand(
               workload: options.workload,
               schedule: options.schedule,
               minOrder: options.minOrder,
+              reportMode: options.reportMode,
+              ringSize: options.ringSize,
               link: options.link,
               downtimeLimitMs: options.downtimeLimit,
               destination: options.destination,

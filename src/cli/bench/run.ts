@@ -1,7 +1,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
 import { type FreeMemoryMode, type GuestImage, imageBitmaps } from '../../guest/image.js';
-import type { SelfCheck } from '../../guest/runtime.js';
+import type { ReportMode, SelfCheck } from '../../guest/runtime.js';
 import { epochMs } from '../../guest/vcpu.js';
 import { pagesPerSecond, type WorkloadSpec } from '../../guest/workload.js';
 import { EventWord } from '../../memory/control-buffer.js';
@@ -28,6 +28,9 @@ export interface RunSpec {
   readonly baseline: Baseline;
   readonly schedule: Schedule;
   readonly minOrder: number;
+  readonly reportMode: ReportMode;
+  /** Size of the free page queue. */
+  readonly ringSize: number;
   readonly link: { readonly name: string; readonly bytesPerSecond: number };
   readonly downtimeLimitMs: number;
   readonly destination: 'touched' | 'untouched';
@@ -71,6 +74,8 @@ export async function runOnce(spec: RunSpec, services: RunServices): Promise<Run
       freeMemory: spec.freeMemory,
       workload: spec.workload,
       minOrder: spec.minOrder,
+      reportMode: spec.reportMode,
+      ringSize: spec.ringSize,
       seed: spec.seed,
       oracle: true,
     });
@@ -107,6 +112,8 @@ function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' 
     baseline: spec.baseline,
     schedule: spec.schedule,
     minOrder: spec.minOrder,
+    reportMode: spec.reportMode,
+    ringSize: spec.ringSize,
     dialect: 'command-register',
     link: spec.link.name,
     linkBytesPerSecond: Number.isFinite(spec.link.bytesPerSecond) ? spec.link.bytesPerSecond : null,
