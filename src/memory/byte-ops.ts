@@ -8,9 +8,6 @@ import { PAGE_SIZE } from './page.js';
  */
 const NodeBuffer: typeof Buffer | undefined = typeof Buffer === 'undefined' ? undefined : Buffer;
 const ZERO_PAGE: Buffer | undefined = NodeBuffer?.alloc(PAGE_SIZE);
-/** Pages that are compared in one call where many in a row are zero: the call costs as much as half a page. */
-const CHUNK_PAGES = 64;
-const ZERO_CHUNK: Buffer | undefined = NodeBuffer?.alloc(CHUNK_PAGES * PAGE_SIZE);
 
 /** The naive twin: every 32-bit word of the page OR-ed. `byteOffset` is page-aligned within its buffer. */
 export function isZeroPageByWords(bytes: Uint8Array, byteOffset: number): boolean {
@@ -22,7 +19,12 @@ export function isZeroPageByWords(bytes: Uint8Array, byteOffset: number): boolea
   return any === 0;
 }
 
-/** Whether the 4096 bytes of `bytes` from `byteOffset` are all zero. */
+/**
+ * Whether the 4096 bytes of `bytes` from `byteOffset` are all zero.
+ *
+ * One page a call, never more (ADR 9): where a byte changes under it, `memcmp` may call everything behind that byte equal
+ * without having looked. Of the page that was written the dirty log will say so; of its neighbours nobody would.
+ */
 export function isZeroPage(bytes: Uint8Array, byteOffset: number): boolean {
   // Most pages that are in use tell by a byte or two, without a call into C++.
   if (bytes[byteOffset] !== 0 || bytes[byteOffset + 2048] !== 0) {
@@ -33,28 +35,7 @@ export function isZeroPage(bytes: Uint8Array, byteOffset: number): boolean {
     : ZERO_PAGE.compare(bytes, byteOffset, byteOffset + PAGE_SIZE) === 0;
 }
 
-/** How many of the `pageCount` pages of `bytes` from `byteOffset` are zero before the first that is not. */
-export function countZeroPages(bytes: Uint8Array, byteOffset: number, pageCount: number): number {
-  let count = 0;
-  while (
-    ZERO_CHUNK !== undefined &&
-    pageCount - count >= CHUNK_PAGES &&
-    isZeroPage(bytes, byteOffset + count * PAGE_SIZE) &&
-    ZERO_CHUNK.compare(
-      bytes,
-      byteOffset + count * PAGE_SIZE,
-      byteOffset + (count + CHUNK_PAGES) * PAGE_SIZE,
-    ) === 0
-  ) {
-    count += CHUNK_PAGES;
-  }
-  while (count < pageCount && isZeroPage(bytes, byteOffset + count * PAGE_SIZE)) {
-    count += 1;
-  }
-  return count;
-}
-
-/** Whether two ranges of equal length hold the same bytes. */
+/** Whether two ranges hold the same bytes. Nobody may be writing either (ADR 9). */
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   if (a.length !== b.length) {
     return false;

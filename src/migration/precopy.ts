@@ -1,6 +1,6 @@
 import { HintState, type HintStateName } from '../balloon/hint-session.js';
 import { LacunaError, type LacunaErrorCode } from '../errors.js';
-import { countZeroPages, isZeroPage } from '../memory/byte-ops.js';
+import { isZeroPage } from '../memory/byte-ops.js';
 import { PAGE_SIZE } from '../memory/page.js';
 import type { PageRun } from '../memory/page-bitmap.js';
 import {
@@ -588,8 +588,8 @@ export class PrecopySource {
     if (this.#options.zeroDetection || hasInflated) {
       const bytes = this.#vm.payload(pfn, pageCount);
       kind = this.#kindOf(bytes, 0, pfn, hasInflated);
-      // From the second page on: the first was looked at, and the guest may have written it since (it goes again then).
-      pages = kind === Kind.zero && !hasInflated ? 1 + countZeroPages(bytes, PAGE_SIZE, pageCount - 1) : 1;
+      // Page by page (ADR 9), and from the second on: the first was looked at, and may have been written since.
+      pages = 1;
       while (pages < pageCount && this.#kindOf(bytes, pages, pfn + pages, hasInflated) === kind) {
         pages += 1;
       }

@@ -78,20 +78,4 @@ describe.each(SETTINGS)('byte operations (%s)', (_, withBuffer, shared) => {
     expect(equalBytes(new Uint8Array(4), new Uint8Array(5))).toBe(false);
     expect(equalBytes(new Uint8Array(0), new Uint8Array(0))).toBe(true);
   });
-
-  it('counts the zero pages before the first that is not, whatever their number', async () => {
-    const { countZeroPages } = await load(withBuffer);
-    const pages = 150; // more than two of the chunks that are compared in one call
-    const length = (pages + 1) * PAGE_SIZE;
-    const buffer = shared ? new SharedArrayBuffer(length) : new ArrayBuffer(length);
-    const bytes = new Uint8Array(buffer, PAGE_SIZE);
-    expect(countZeroPages(bytes, 0, pages)).toBe(pages);
-    expect(countZeroPages(bytes, PAGE_SIZE, 3)).toBe(3);
-    for (const page of [0, 1, 63, 64, 65, 127, 128, 149]) {
-      bytes[page * PAGE_SIZE + 77] = 1;
-      expect(countZeroPages(bytes, 0, pages)).toBe(page);
-      expect(countZeroPages(bytes, 0, page)).toBe(page);
-      bytes[page * PAGE_SIZE + 77] = 0;
-    }
-  });
 });

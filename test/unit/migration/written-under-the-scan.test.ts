@@ -14,7 +14,6 @@ vi.mock(import('../../../src/memory/byte-ops.js'), async (original) => {
       last = again ? -1 : place;
       return !again && real.isZeroPage(bytes, byteOffset);
     },
-    countZeroPages: () => 0,
   };
 });
 
