@@ -2,7 +2,9 @@ import { LacunaError } from '../errors.js';
 import type { EventWord } from '../memory/control-buffer.js';
 import type { SourceChannel } from '../wire/channel.js';
 import { type MigrationOptions, resolveOptions } from './options.js';
+import type { PageFates } from './page-fates.js';
 import { AGAIN, type MigrationEvent, PrecopySource } from './precopy.js';
+import type { Timeline } from './timeline.js';
 import type { SourceVm } from './vm.js';
 
 /** A slice of work on the event loop, which belongs to the embedder. */
@@ -32,6 +34,9 @@ export interface MigrateRequest {
   readonly signal?: AbortSignal | undefined;
   readonly onEvent?: ((event: MigrationEvent) => void) | undefined;
   readonly onProgress?: ((progress: MigrationProgress) => void) | undefined;
+  /** Take down what becomes of each page, and what happens when. */
+  readonly fates?: PageFates | undefined;
+  readonly timeline?: Timeline | undefined;
   /** Milliseconds of a clock that never goes back; performance.now by default. */
   readonly clock?: (() => number) | undefined;
 }
@@ -44,12 +49,16 @@ export interface MigrateRequest {
  * own callbacks run meanwhile.
  */
 export async function migrate(request: MigrateRequest): Promise<PrecopySource> {
-  const { event, signal } = request;
+  const { event, signal, timeline } = request;
   const clock = request.clock ?? ((): number => performance.now());
   const source = new PrecopySource(request.vm, request.channel, {
     ...resolveOptions(request.options ?? {}),
     clock,
-    onEvent: request.onEvent ?? ((): void => {}),
+    fates: request.fates,
+    onEvent: (happened) => {
+      timeline?.event(clock() - source.startedAt, happened);
+      request.onEvent?.(happened);
+    },
   });
   const onAbort = (): void => {
     source.cancel();
@@ -71,6 +80,7 @@ export async function migrate(request: MigrateRequest): Promise<PrecopySource> {
         until = source.step();
       }
       const now = clock();
+      timeline?.look(source, now);
       if (now >= nextProgress && request.onProgress !== undefined) {
         nextProgress = now + PROGRESS_MS;
         request.onProgress(progressOf(source, now));

@@ -4,6 +4,7 @@ import { bitMask, PAGE_SIZE, PAGES_PER_WORD, popcount32 } from '../memory/page.j
 import { PageBitmap, type PageRun } from '../memory/page-bitmap.js';
 import type { RamLayout } from '../memory/ram-layout.js';
 import { atomicMapper, type WordMapper } from '../memory/shared-words.js';
+import type { PageFates } from './page-fates.js';
 
 /** What hints came to, in pages. */
 export interface HintPageCounts {
@@ -130,7 +131,8 @@ export class PageAccounts implements DirtySink, HintSink {
   }
 
   /** The log was drained after a session: what is left of the pages sent before their hint was sent in vain. */
-  settleVain(): void {
+  settleVain(fates?: PageFates): void {
+    fates?.vain(this.#vain);
     this.hints.sentInVain += this.#vain.count();
     this.#vain.clearAll();
   }

@@ -14,6 +14,7 @@ import { Convergence, type SwitchoverReason } from './convergence.js';
 import type { MigrationOptions } from './options.js';
 import { Pacer } from './pacer.js';
 import { PageAccounts, type RoundBalance } from './page-accounts.js';
+import type { PageFates } from './page-fates.js';
 import { SendCursor } from './send-cursor.js';
 import type { HintDevice, SourceVm } from './vm.js';
 
@@ -89,6 +90,8 @@ export interface PrecopyOptions extends MigrationOptions {
   /** Milliseconds of a clock that never goes back. */
   readonly clock: () => number;
   readonly onEvent: (event: MigrationEvent) => void;
+  /** Takes down what becomes of each page. */
+  readonly fates?: PageFates | undefined;
 }
 
 /** Elements that one poll of the device handles, so that a flood of them can't hold up a slice (I6). */
@@ -273,7 +276,7 @@ export class PrecopySource {
 
   /** The log was drained into the send bitmap. */
   #synced(now: number): void {
-    this.accounts.settleVain();
+    this.accounts.settleVain(this.#options.fates);
     if (this.rounds.length === 0) {
       this.setupDoneAt = now;
       this.accounts.dirtied = 0;
@@ -613,6 +616,7 @@ export class PrecopySource {
       this.#channel.zeroRun(pfn, pageCount);
       this.accounts.copied.clearRange(pfn, pageCount);
       this.sent.zeroPages += pageCount;
+      this.#options.fates?.zero(pfn, pageCount);
       this.#charge(FRAME_HEADER_BYTES, now);
     } else {
       this.accounts.copied.clearRange(pfn, pageCount);
@@ -624,12 +628,14 @@ export class PrecopySource {
     this.#channel.pageRun(pfn, pageCount, this.#vm.payload(pfn, pageCount));
     this.accounts.copied.setRange(pfn, pageCount);
     this.sent.pages += pageCount;
+    this.#options.fates?.sent(pfn, pageCount);
     this.#charge(FRAME_HEADER_BYTES + pageCount * PAGE_SIZE, now);
   }
 
   #emitFill(pfn: number, pageCount: number, now: number): void {
     this.#channel.fillRun(pfn, pageCount, 0);
     this.sent.filledPages += pageCount;
+    this.#options.fates?.filled(pfn, pageCount);
     this.#charge(FRAME_HEADER_BYTES, now);
   }
 

@@ -9,6 +9,8 @@ export interface SessionReport {
   readonly id: number;
   readonly round: number;
   readonly ranges: number;
+  /** The request, in ms since the migration's start. */
+  readonly requested: number;
   /** Request → the id is on the queue, → the first range, → the stop sign, → closed by the host. */
   readonly 'to-start': number | null;
   readonly 'to-first-range': number | null;
@@ -129,6 +131,7 @@ export function reportOf(source: PrecopySource, context: ReportContext): Migrati
         id: session.id,
         round: session.round,
         ranges: session.ranges,
+        requested: session.requestedAt - source.startedAt,
         'to-start': orNull(session.startedAt - session.requestedAt),
         'to-first-range': orNull(session.firstRangeAt - session.requestedAt),
         'to-stop': orNull(session.doneAt - session.requestedAt),

@@ -1,4 +1,6 @@
+import type { PageFateCounts } from '../migration/page-fates.js';
 import type { MigrationReport } from '../migration/report.js';
+import type { TimelineEvent, TimelineSample } from '../migration/timeline.js';
 
 /**
  * What is compared: `none` sends everything, `zero` detects zero pages, `hints` skips hinted pages, `both` does both.
@@ -40,6 +42,19 @@ export interface RunReport extends MigrationReport {
   };
   /** Delay of the coordinator's event loop, as `perf_hooks` measures it with a resolution of 1 ms. */
   readonly eventLoop: { readonly p50: number; readonly p99: number; readonly max: number };
+  /** What happened when, ms since the migration's start. */
+  readonly timeline: {
+    readonly events: readonly TimelineEvent[];
+    readonly samples: readonly TimelineSample[];
+  };
+  /** What became of the pages. */
+  readonly pages: {
+    readonly counts: PageFateCounts;
+    /** Page frames below the end of RAM. */
+    readonly pfnSpan: number;
+    /** The fate of each of them (`report/page-map.ts`); null in all runs but the middle one of those that are alike. */
+    readonly map: string | null;
+  };
   readonly verified: {
     readonly pagesCompared: number;
     readonly pagesDifferent: number;

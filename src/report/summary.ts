@@ -61,3 +61,15 @@ export function summarise(runs: readonly RunReport[]): SummaryRow[] {
   }
   return rows;
 }
+
+/** Runs with a map of memory only where it is the middle one, by time, of those of the same guest and baseline. */
+export function withMedianMaps(runs: readonly RunReport[]): RunReport[] {
+  const key = ({ guest, freeMemory, baseline }: RunReport): string =>
+    [guest, freeMemory, baseline].join('\n');
+  const kept = new Set<RunReport>();
+  for (const group of new Set(runs.map(key))) {
+    const byTime = runs.filter((run) => key(run) === group).sort((a, b) => a['total-time'] - b['total-time']);
+    kept.add(byTime[Math.floor((byTime.length - 1) / 2)]!);
+  }
+  return runs.map((run) => (kept.has(run) ? run : { ...run, pages: { ...run.pages, map: null } }));
+}

@@ -7,7 +7,7 @@ import { atomicMapper } from '../../memory/shared-words.js';
 import type { MigrationProgress } from '../../migration/migrate.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import { BASELINES, type Baseline, type BenchReport, type RunReport } from '../../report/schema.js';
-import { isVerified, summarise } from '../../report/summary.js';
+import { isVerified, summarise, withMedianMaps } from '../../report/summary.js';
 import { formatMib, formatMs, machineLine, summaryTable } from '../../report/table.js';
 import { Verifier } from '../../vmm/verifier.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
@@ -125,7 +125,7 @@ function finish(request: BenchRequest, runs: readonly RunReport[], interrupted: 
     createdAt: new Date().toISOString(),
     command: request.command,
     machine: thisMachine(request.version),
-    runs,
+    runs: withMedianMaps(runs),
     summary: summarise(runs),
   };
   if (report.summary.length > 0) {

@@ -11,8 +11,11 @@ import { RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { type MigrationProgress, migrate, wakeOrTimeout } from '../../migration/migrate.js';
 import type { Schedule } from '../../migration/options.js';
+import { countFates, PageFates } from '../../migration/page-fates.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import { reportOf } from '../../migration/report.js';
+import { Timeline } from '../../migration/timeline.js';
+import { encodePageMap } from '../../report/page-map.js';
 import type { Baseline, RunReport } from '../../report/schema.js';
 import { threadCpuMs } from '../../vmm/threads.js';
 import type { Verifier } from '../../vmm/verifier.js';
@@ -126,7 +129,8 @@ function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' 
 
 interface Measured {
   readonly source: PrecopySource;
-  readonly report: ReturnType<typeof reportOf> & Pick<RunReport, 'cpu' | 'guestWork' | 'eventLoop'>;
+  readonly report: ReturnType<typeof reportOf> &
+    Pick<RunReport, 'cpu' | 'guestWork' | 'eventLoop' | 'timeline' | 'pages'>;
 }
 
 async function timedMigration(
@@ -147,6 +151,9 @@ async function timedMigration(
     destination: destination.cpuMs(),
     coordinator: threadCpuMs(process.pid),
   };
+  const { layout } = guest.memory;
+  const fates = new PageFates(layout);
+  const timeline = new Timeline();
   const began = epochMs();
   const eventLoop = monitorEventLoopDelay({ resolution: 1 });
   eventLoop.enable();
@@ -157,6 +164,8 @@ async function timedMigration(
     signal: services.signal,
     onEvent,
     onProgress: services.onProgress,
+    fates,
+    timeline,
     options: {
       hints: spec.baseline === 'hints' || spec.baseline === 'both',
       zeroDetection: spec.baseline === 'zero' || spec.baseline === 'both',
@@ -166,25 +175,27 @@ async function timedMigration(
     },
   });
   eventLoop.disable();
+  const cpuMs = {
+    coordinator: threadCpuMs(process.pid) - cpuBefore.coordinator,
+    guest: guest.cpuMs() - cpuBefore.guest,
+    destination: destination.cpuMs() - cpuBefore.destination,
+  };
   const counts = guest.device?.session.counts;
   const counters = guest.counters();
+  const pageFates = fates.fates(source.accounts.skipped);
   const pages = counters.pagesWritten - before.counters.pagesWritten;
   const ranMs = (Number.isNaN(source.guestStoppedAt) ? epochMs() : source.guestStoppedAt) - began;
   return {
     source,
     report: {
       ...reportOf(source, {
-        memoryBytes: guest.memory.layout.memoryBytes,
+        memoryBytes: layout.memoryBytes,
         exits: exitsBetween(before.exits, guest.exits()),
         stalePages: counts?.stale ?? 0,
         rejectedRanges: counts?.rejected ?? 0,
         droppedPages: counters.pagesDropped - before.counters.pagesDropped,
       }),
-      cpu: {
-        coordinator: threadCpuMs(process.pid) - cpuBefore.coordinator,
-        guest: guest.cpuMs() - cpuBefore.guest,
-        destination: destination.cpuMs() - cpuBefore.destination,
-      },
+      cpu: cpuMs,
       guestWork: {
         pagesWritten: pages,
         pagesPerSecond: (pages / ranMs) * 1000,
@@ -194,6 +205,12 @@ async function timedMigration(
         p50: eventLoop.percentile(50) / 1e6,
         p99: eventLoop.percentile(99) / 1e6,
         max: eventLoop.max / 1e6,
+      },
+      timeline: { events: timeline.events, samples: timeline.samples },
+      pages: {
+        counts: countFates(pageFates),
+        pfnSpan: layout.pfnSpan,
+        map: encodePageMap(pageFates),
       },
     },
   };
