@@ -41,6 +41,11 @@ export default defineConfig({
           sequence: { groupOrder: 2 },
         },
       },
+      {
+        extends: true,
+        // The HTML report, in Chromium where there is one.
+        test: { name: 'browser', include: ['test/browser/**/*.test.ts'], sequence: { groupOrder: 3 } },
+      },
     ],
   },
 });

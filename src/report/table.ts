@@ -1,6 +1,7 @@
 import Table from 'cli-table3';
 import pc from 'picocolors';
-import { MIB, PAGE_SIZE } from '../memory/page.js';
+import { PAGE_SIZE } from '../memory/page.js';
+import { formatMib, formatMs, formatShare } from './format.js';
 import type { MachineReport, Spread, SummaryRow } from './schema.js';
 
 /** How all tables look: colours only where the terminal has some. */
@@ -15,29 +16,10 @@ export function machineLine({ cpu, cores, os, node }: MachineReport): string {
   return `${cpu}, ${cores} cores, ${os}, Node ${node.slice(1)}`;
 }
 
-/** Milliseconds as people read them: 1.72 s, 312 ms, 4.1 ms. */
-export function formatMs(ms: number): string {
-  if (Number.isNaN(ms)) {
-    return '–';
-  }
-  if (ms >= 1000) {
-    return `${(ms / 1000).toFixed(2)} s`;
-  }
-  return ms >= 100 ? `${ms.toFixed(0)} ms` : `${ms.toFixed(1)} ms`;
-}
-
-export function formatMib(bytes: number): string {
-  return (bytes / MIB).toFixed(bytes < 10 * MIB ? 1 : 0);
-}
-
 /** "1.72 s (1.70 s–1.75 s)"; a single value alone. */
 function formatSpread(spread: Spread, n: number, format: (value: number) => string): string {
   const median = format(spread.median);
   return n === 1 ? median : `${median} ${pc.dim(`(${format(spread.min)}–${format(spread.max)})`)}`;
-}
-
-function percent(share: number | null): string {
-  return share === null ? '' : `${(share * 100).toFixed(1)} %`;
 }
 
 /** The table at the end of a benchmark: a row for each guest and baseline. */
@@ -66,7 +48,7 @@ export function summaryTable(rows: readonly SummaryRow[]): string {
       row.guest === last ? '' : row.freeMemory,
       row.baseline,
       formatSpread(row['total-time'], row.n, formatMs),
-      row.baseline === 'none' ? '' : percent(row.timeSaved),
+      row.baseline === 'none' ? '' : row.timeSaved === null ? '' : formatShare(row.timeSaved),
       formatMs(row.downtime.median),
       formatMib(row.transferred.median),
       hinted ? formatMib(row.skippedPages.median * PAGE_SIZE) : '',

@@ -42,7 +42,12 @@ import { type RamBlock, RamLayout } from '../../src/memory/ram-layout.js';
 import { atomicMapper, type WordMapper } from '../../src/memory/shared-words.js';
 import { WriteOracle } from '../../src/memory/write-oracle.js';
 import { type MigrationOptions, resolveOptions } from '../../src/migration/options.js';
-import { AGAIN, type MigrationEvent, PrecopySource } from '../../src/migration/precopy.js';
+import {
+  AGAIN,
+  type MigrationEvent,
+  type PrecopyOptions,
+  PrecopySource,
+} from '../../src/migration/precopy.js';
 import { Receiver } from '../../src/migration/receiver.js';
 import type { DestinationVm, SourceVm } from '../../src/migration/vm.js';
 import {
@@ -724,7 +729,11 @@ export class TestMigration {
   readonly tap: Tap;
   readonly #arrival: Arrival;
 
-  constructor(machine: Machine, options: Partial<MigrationOptions> = {}, faults: Faults = {}) {
+  constructor(
+    machine: Machine,
+    options: Partial<MigrationOptions> & Pick<PrecopyOptions, 'fates'> = {},
+    faults: Faults = {},
+  ) {
     this.machine = machine;
     this.#arrival = new Arrival(machine, faults);
     this.receiver = new Receiver(this.#arrival, (message) => {

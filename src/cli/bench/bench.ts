@@ -5,13 +5,15 @@ import { MemoryPool } from '../../memory/memory-pool.js';
 import { MIB } from '../../memory/page.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import type { MigrationProgress } from '../../migration/migrate.js';
+import { formatMib, formatMs } from '../../report/format.js';
+import { htmlReport } from '../../report/html/render.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import { BASELINES, type Baseline, type BenchReport, type RunReport } from '../../report/schema.js';
 import { isVerified, summarise, withMedianMaps } from '../../report/summary.js';
-import { formatMib, formatMs, machineLine, summaryTable } from '../../report/table.js';
+import { machineLine, summaryTable } from '../../report/table.js';
 import { Verifier } from '../../vmm/verifier.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
-import { writeReport } from '../report-file.js';
+import { checkWritable, writeReport, writeText } from '../report-file.js';
 import { type RunServices, type RunSpec, runOnce } from './run.js';
 
 /** What `lacuna bench` was asked for. */
@@ -21,6 +23,7 @@ export interface BenchRequest {
   readonly runs: number;
   readonly spec: Omit<RunSpec, 'image' | 'baseline' | 'seed'>;
   readonly json: string | undefined;
+  readonly html: string | undefined;
   readonly quiet: boolean;
   readonly seed: number;
   readonly version: string;
@@ -33,6 +36,8 @@ export const ExitCode = { ok: 0, verificationFailed: 1, usage: 2, interrupted: 1
 
 /** Runs the benchmark; prints the table on standard output and writes the report. Returns the exit code. */
 export async function bench(request: BenchRequest, signal: AbortSignal): Promise<number> {
+  checkWritable(request.json);
+  checkWritable(request.html);
   const progress = makeProgress(request.quiet);
   const verifier = new Verifier();
   const pool = new MemoryPool(availableMemory);
@@ -135,6 +140,10 @@ function finish(request: BenchRequest, runs: readonly RunReport[], interrupted: 
   if (request.json !== undefined) {
     writeReport(request.json, report);
     console.log(`${runs.length === 1 ? '1 run' : `${runs.length} runs`} in ${request.json}`);
+  }
+  if (request.html !== undefined) {
+    writeText(request.html, htmlReport(report));
+    console.log(`with charts: ${request.html}`);
   }
   if (interrupted) {
     console.error('interrupted: the guest of the last run went on at its source');

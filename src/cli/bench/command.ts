@@ -35,6 +35,7 @@ interface BenchOptions {
   readonly runs: number;
   readonly seed: number;
   readonly json: string;
+  readonly html?: string;
   readonly quiet: boolean;
 }
 
@@ -148,6 +149,7 @@ export function addBenchCommand(
     .option('--runs <n>', 'migrations for each guest and baseline', parseWhole(1, 1000), 2)
     .option('--seed <n>', "seed of the guest's contents", parseWhole(0, 2 ** 32 - 1), 1)
     .option('--json <file>', 'where the report goes', 'report.json')
+    .option('--html <file>', 'the report as a page with charts, for the browser')
     .option('--quiet', 'no progress', false)
     .addHelpText('after', HELP)
     .action(async (options: BenchOptions) => {
@@ -158,6 +160,7 @@ export function addBenchCommand(
             baselines: options.baseline,
             runs: options.runs,
             json: options.json,
+            html: options.html,
             quiet: options.quiet,
             seed: options.seed,
             version,

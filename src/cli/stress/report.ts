@@ -1,9 +1,10 @@
 import Table from 'cli-table3';
 import { z } from 'zod';
 import { PAGE_SIZE } from '../../memory/page.js';
+import { formatMib, formatMs } from '../../report/format.js';
 import type { MachineReport, Spread } from '../../report/schema.js';
 import { spreadOf } from '../../report/summary.js';
-import { formatMib, formatMs, machineLine, TABLE_STYLE } from '../../report/table.js';
+import { machineLine, TABLE_STYLE } from '../../report/table.js';
 import { FAULT_KINDS, type FaultKind } from './plan.js';
 import type { Tally } from './tally.js';
 

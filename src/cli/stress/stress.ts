@@ -1,8 +1,8 @@
 import pc from 'picocolors';
 import { isLacunaError, messageOf } from '../../errors.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
+import { formatMs } from '../../report/format.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
-import { formatMs } from '../../report/table.js';
 import { ThreadPool } from '../../vmm/threads.js';
 import { Verifier } from '../../vmm/verifier.js';
 import { ExitCode } from '../bench/bench.js';

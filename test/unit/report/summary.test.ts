@@ -1,0 +1,28 @@
+import { expect, it } from 'vitest';
+import type { RunReport } from '../../../src/report/schema.js';
+import { spreadOf, withMedianMaps } from '../../../src/report/summary.js';
+
+function run(baseline: string, ms: number, guest = 'a'): RunReport {
+  const pages = { counts: {}, pfnSpan: 1, map: 'map' };
+  return { guest, freeMemory: 'data', baseline, 'total-time': ms, pages } as unknown as RunReport;
+}
+
+it('keeps the map of the middle one of the runs that are alike, and everything else of all', () => {
+  const runs = [
+    run('none', 5),
+    run('both', 9),
+    run('both', 7),
+    run('both', 8),
+    run('none', 4),
+    run('none', 1, 'b'),
+  ];
+  const kept = withMedianMaps(runs);
+  expect(kept.map(({ pages }) => pages.map !== null)).toEqual([false, false, false, true, true, true]);
+  expect(kept.map((some) => some['total-time'])).toEqual(runs.map((some) => some['total-time']));
+});
+
+it('spreads', () => {
+  expect(spreadOf([3, 1, 2])).toEqual({ median: 2, min: 1, max: 3 });
+  expect(spreadOf([4, 1, 2, 3])).toEqual({ median: 2.5, min: 1, max: 4 });
+  expect(spreadOf([])).toEqual({ median: Number.NaN, min: Number.NaN, max: Number.NaN });
+});
