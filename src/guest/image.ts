@@ -1,9 +1,10 @@
 import { LacunaError } from '../errors.js';
 import type { SharedGuestMemory } from '../memory/guest-memory.js';
-import { GIB, gpaOf, MIB, PAGE_SIZE } from '../memory/page.js';
+import { GIB, gpaOf, MIB, PAGE_SIZE, popcount32 } from '../memory/page.js';
 import { bitmapWords, PageBitmap } from '../memory/page-bitmap.js';
 import { q35Blocks, type RamBlock, RamLayout, type RamSegment } from '../memory/ram-layout.js';
 import type { WordMapper } from '../memory/shared-words.js';
+import { VIRTQ_MAX_SIZE } from '../spec/virtio-ring.js';
 import type { PageContent } from './content.js';
 import { metadataPages } from './metadata.js';
 
@@ -20,6 +21,8 @@ export interface GuestImage {
   readonly blocks: readonly RamBlock[];
   readonly free: SharedArrayBuffer;
   readonly zero: SharedArrayBuffer;
+  /** Most of this machine's memory was never touched: it is given fresh memory, and its zero pages are not written. */
+  readonly sparse?: boolean;
 }
 
 /** The two bitmaps of an image. */
@@ -86,6 +89,45 @@ export function syntheticImage(map: WordMapper, options: SyntheticOptions): Gues
   return image;
 }
 
+/**
+ * The same machine with more memory, of which nothing was ever used but what the guest's own tables need. (A kernel's
+ * tables grow with the machine too: its page structs take 1/64 of memory, which is more.)
+ * Throws INVALID_ARGUMENT if the machine has no less already, or its RAM lies elsewhere than QEMU's q35 would put it.
+ */
+export function growImage(map: WordMapper, image: GuestImage, memoryBytes: number): GuestImage {
+  const before = new RamLayout(image.blocks);
+  const blocks = q35Blocks(memoryBytes);
+  const layout = new RamLayout(blocks);
+  const fits = image.blocks.every(({ startGpa, endGpa }) =>
+    layout.containsRange(startGpa, endGpa - startGpa),
+  );
+  if (!fits || layout.memoryBytes <= before.memoryBytes) {
+    throw new LacunaError(
+      'INVALID_ARGUMENT',
+      `${image.name} has ${before.memoryBytes / MIB} MiB and can't grow to ${memoryBytes / MIB} MiB: name a larger size`,
+    );
+  }
+  const grownFrom = before.pfnSpan;
+  const grown = { ...emptyImage(`${image.name}-in-${memoryBytes / GIB}g`, blocks), sparse: true };
+  new Uint8Array(grown.free).set(new Uint8Array(image.free));
+  new Uint8Array(grown.zero).set(new Uint8Array(image.zero));
+  const { free, zero } = imageBitmaps(map, grown);
+  for (const { firstPfn, pageCount } of layout.segments) {
+    const from = Math.max(firstPfn, grownFrom);
+    const pages = firstPfn + pageCount - from;
+    if (pages > 0) {
+      free.setRange(from, pages);
+      zero.setRange(from, pages);
+    }
+  }
+  const { firstPfn, pageCount } = layout.segments.at(-1)!;
+  const tables = metadataPages({ pfnSpan: layout.pfnSpan, ringSize: VIRTQ_MAX_SIZE });
+  if (tables < pageCount) {
+    free.clearRange(Math.max(firstPfn, grownFrom), tables);
+  }
+  return grown;
+}
+
 /** Pages that the kernel never frees lie below this in every capture; metadata goes into the longest used run. */
 export function findMetadataPlace(map: WordMapper, image: GuestImage, ringSize: number): number {
   const layout = new RamLayout(image.blocks);
@@ -120,7 +162,7 @@ export const FIRST_VERSION = 1;
 
 /**
  * Fills a machine's memory: used pages with pseudo-random contents or zeroes as the image says, free ones by
- * `mode`. Untimed; the memory need not have been reset.
+ * `mode`. Untimed; the memory need not have been reset, unless the image is sparse: then it has to be fresh.
  */
 export function fillMemory(
   map: WordMapper,
@@ -134,7 +176,9 @@ export function fillMemory(
     const { bytes, firstPfn, pageCount } = segment;
     const words = new Float64Array(bytes.buffer, bytes.byteOffset, bytes.length / 8);
     const clear = (from: number, to: number): void => {
-      words.fill(0, (from * PAGE_SIZE) / 8, (to * PAGE_SIZE) / 8);
+      if (image.sparse !== true) {
+        words.fill(0, (from * PAGE_SIZE) / 8, (to * PAGE_SIZE) / 8);
+      }
     };
     let cleared = 0; // pages before this hold what they must
     for (let page = 0; page < pageCount; page += 1) {
@@ -148,4 +192,18 @@ export function fillMemory(
     }
     clear(cleared, pageCount);
   }
+}
+
+/** Pages of a machine that hold something, or its own tables: those that are touched when it is given fresh memory. */
+export function pagesHeld(map: WordMapper, image: GuestImage, mode: FreeMemoryMode): number {
+  const { pageCount, pfnSpan } = new RamLayout(image.blocks);
+  const { free, zero } = imageBitmaps(map, image);
+  let held = metadataPages({ pfnSpan, ringSize: VIRTQ_MAX_SIZE });
+  for (let word = 0; word < free.wordCount; word += 1) {
+    const isFree = free.words.load(word);
+    const isZero = zero.words.load(word);
+    // In a hole nothing is free and nothing zero, so it is the zero pages that are counted, and taken off.
+    held -= popcount32(mode === 'captured' ? isZero : mode === 'zero' ? isZero | isFree : isZero & ~isFree);
+  }
+  return Math.min(pageCount, held + pageCount);
 }

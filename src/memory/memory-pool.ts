@@ -53,9 +53,12 @@ export class MemoryPool {
     );
   }
 
-  /** Memory that was never touched, all zero, and not for giving back. Throws OUT_OF_MEMORY. */
-  takeFresh(layout: RamLayout): SharedGuestMemory {
-    this.#check(layout.memoryBytes);
+  /**
+   * Memory that was never touched, all zero, and not for giving back. `residentBytes` of it will be touched.
+   * Throws OUT_OF_MEMORY.
+   */
+  takeFresh(layout: RamLayout, residentBytes: number = layout.memoryBytes): SharedGuestMemory {
+    this.#check(residentBytes);
     return SharedGuestMemory.allocate(layout);
   }
 

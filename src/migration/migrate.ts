@@ -82,8 +82,9 @@ export async function migrate(request: MigrateRequest): Promise<PrecopySource> {
       const now = clock();
       timeline?.look(source, now);
       if (now >= nextProgress && request.onProgress !== undefined) {
-        nextProgress = now + PROGRESS_MS;
         request.onProgress(progressOf(source, now));
+        const after = clock(); // of a very large guest it takes a while to say how many pages are left
+        nextProgress = after + Math.max(PROGRESS_MS, (after - now) * PROGRESS_MS);
       }
       if (!source.done) {
         await (until === AGAIN || until - now < 1 ? macrotask() : wakeOrTimeout(event, seen, until - now));

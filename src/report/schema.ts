@@ -83,8 +83,10 @@ export interface SummaryRow {
   readonly skippedPages: Spread;
   /** Pages sent although they were reported free. */
   readonly sentInVain: Spread;
-  /** Share of the time of `none` of the same guest that was saved, 0 … 1; null without that baseline. */
+  /** Share of the time of {@link savedAgainst} that was saved, 0 … 1 (negative: lost); null where there is nothing to compare. */
   readonly timeSaved: number | null;
+  /** The plainest baseline of this guest that was run: `none`, or else `zero`. */
+  readonly savedAgainst: Baseline | null;
   /** Time over (bytes sent / rate of the link); null on an unlimited link. */
   readonly overLink: number | null;
   readonly deadlinesExpired: number;

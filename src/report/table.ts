@@ -48,7 +48,7 @@ export function summaryTable(rows: readonly SummaryRow[]): string {
       row.guest === last ? '' : row.freeMemory,
       row.baseline,
       formatSpread(row['total-time'], row.n, formatMs),
-      row.baseline === 'none' ? '' : row.timeSaved === null ? '' : formatShare(row.timeSaved),
+      row.timeSaved === null ? '' : formatShare(row.timeSaved),
       formatMs(row.downtime.median),
       formatMib(row.transferred.median),
       hinted ? formatMib(row.skippedPages.median * PAGE_SIZE) : '',

@@ -161,8 +161,8 @@ function notes(request: BenchRequest, report: BenchReport): string {
   return pc.dim(
     [
       `median${runs > 1 ? ' (min–max)' : ''} of n = ${runs}; link ${spec.link.name}, schedule ${spec.schedule}, smallest order ${spec.minOrder}, ` +
-        `downtime limit ${spec.downtimeLimitMs} ms, destination memory ${spec.destination} beforehand`,
-      `saved: against none. in vain: pages sent although reported free. hint deadlines expired: ${expired}`,
+        `downtime limit ${spec.downtimeLimitMs} ms, destination memory ${report.runs[0]?.destination} beforehand`,
+      `saved: against ${report.summary[0]?.savedAgainst}. in vain: pages sent although reported free. hint deadlines expired: ${expired}`,
       machineLine(report.machine),
     ].join('\n'),
   );

@@ -4,6 +4,7 @@ import {
   FREE_MEMORY_MODES,
   type FreeMemoryMode,
   type GuestImage,
+  growImage,
   syntheticImage,
 } from '../../guest/image.js';
 import { REPORT_MODES, type ReportMode } from '../../guest/runtime.js';
@@ -21,6 +22,7 @@ import { bench } from './bench.js';
 interface BenchOptions {
   readonly guest?: readonly string[];
   readonly memory?: number;
+  readonly growTo?: number;
   readonly free: number;
   readonly workload: WorkloadSpec;
   readonly freeMemory: FreeMemoryMode;
@@ -52,6 +54,7 @@ Examples:
   $ lacuna bench
   $ lacuna bench --guest idle-8g cache-8g --baseline zero,both --link unlimited --free-memory data
   $ lacuna bench --memory 512MiB --workload dirty:50MB/s:64MiB --schedule wait --runs 5
+  $ lacuna bench --guest idle-8g --grow-to 128GiB --baseline zero,both --link unlimited
   $ lacuna bench --guest ./my-capture --min-order 10 --json my-report.json
 
 Exit codes: 0 every migration completed and was verified, 1 one was not, 2 wrong usage, 130 interrupted.`;
@@ -94,6 +97,11 @@ export function addBenchCommand(
       new Option('--memory <size>', 'a made-up guest of this size instead')
         .argParser(parseMemory)
         .conflicts('guest'),
+    )
+    .addOption(
+      new Option('--grow-to <size>', 'gives captured guests more memory, of which nothing was ever used')
+        .argParser(parseMemory)
+        .conflicts('memory'),
     )
     .addOption(
       new Option('--free <percent>', 'how much of a made-up guest is free')
@@ -197,5 +205,7 @@ function guestsOf(options: BenchOptions): GuestImage[] {
       }),
     ];
   }
-  return (options.guest ?? DEFAULT_GUESTS).map(loadCapture);
+  const images = (options.guest ?? DEFAULT_GUESTS).map(loadCapture);
+  const { growTo } = options;
+  return growTo === undefined ? images : images.map((image) => growImage(atomicMapper, image, growTo));
 }

@@ -1,12 +1,13 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
-import { type FreeMemoryMode, type GuestImage, imageBitmaps } from '../../guest/image.js';
+import { type FreeMemoryMode, type GuestImage, imageBitmaps, pagesHeld } from '../../guest/image.js';
 import type { ReportMode, SelfCheck } from '../../guest/runtime.js';
 import { epochMs } from '../../guest/vcpu.js';
 import { pagesPerSecond, type WorkloadSpec } from '../../guest/workload.js';
 import { EventWord } from '../../memory/control-buffer.js';
 import type { SharedGuestMemory } from '../../memory/guest-memory.js';
 import { type MemoryPool, zeroMemory } from '../../memory/memory-pool.js';
+import { PAGE_SIZE } from '../../memory/page.js';
 import { RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { type MigrationProgress, migrate, wakeOrTimeout } from '../../migration/migrate.js';
@@ -63,13 +64,16 @@ export async function runOnce(spec: RunSpec, services: RunServices): Promise<Run
   const layout = new RamLayout(spec.image.blocks);
   const event = new EventWord(atomicMapper);
   onPhase('booting');
-  const sourceMemory = pool.take(layout);
+  const { sparse = false } = spec.image;
+  const sourceMemory = sparse ? pool.takeFresh(layout, heldBytes(spec, 'source')) : pool.take(layout);
   let destinationMemory: SharedGuestMemory | undefined;
   const guests: WorkerGuest[] = [];
   let destination: WorkerDestination | undefined;
   try {
-    const touched = spec.destination === 'touched';
-    destinationMemory = touched ? pool.take(layout) : pool.takeFresh(layout);
+    const touched = isTouched(spec);
+    destinationMemory = touched
+      ? pool.take(layout)
+      : pool.takeFresh(layout, sparse ? heldBytes(spec, 'destination') : layout.memoryBytes);
     const booting = WorkerGuest.boot({
       image: spec.image,
       memory: sourceMemory,
@@ -98,11 +102,30 @@ export async function runOnce(spec: RunSpec, services: RunServices): Promise<Run
   } finally {
     await Promise.all(guests.map((guest) => guest.stop()));
     await destination?.close();
-    pool.giveBack(sourceMemory);
-    if (destinationMemory !== undefined && spec.destination === 'touched') {
+    if (!sparse) {
+      pool.giveBack(sourceMemory);
+    }
+    if (destinationMemory !== undefined && isTouched(spec)) {
       pool.giveBack(destinationMemory);
     }
   }
+}
+
+/** Whether the destination's memory is touched beforehand. A sparse guest's can't be: there may not be that much. */
+function isTouched({ destination, image }: RunSpec): boolean {
+  return destination === 'touched' && image.sparse !== true;
+}
+
+/** What of a sparse guest's memory will be resident. Without zero detection every page that is sent is written there. */
+function heldBytes({ image, freeMemory, baseline }: RunSpec, side: 'source' | 'destination'): number {
+  const held = pagesHeld(atomicMapper, image, freeMemory);
+  if (side === 'source' || baseline === 'zero' || baseline === 'both') {
+    return held * PAGE_SIZE;
+  }
+  const { pageCount } = new RamLayout(image.blocks);
+  return (
+    PAGE_SIZE * (baseline === 'none' ? pageCount : pageCount - imageBitmaps(atomicMapper, image).free.count())
+  );
 }
 
 function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' | keyof Measured['report']> {
@@ -121,7 +144,7 @@ function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' 
     link: spec.link.name,
     linkBytesPerSecond: Number.isFinite(spec.link.bytesPerSecond) ? spec.link.bytesPerSecond : null,
     transport: 'memory',
-    destination: spec.destination,
+    destination: isTouched(spec) ? 'touched' : 'untouched',
     downtimeLimit: spec.downtimeLimitMs,
     seed: spec.seed,
   };

@@ -9,13 +9,15 @@ import {
   fillMemory,
   findMetadataPlace,
   type GuestImage,
+  growImage,
   imageBitmaps,
+  pagesHeld,
   syntheticImage,
 } from '../../../src/guest/image.js';
 import { metadataPages } from '../../../src/guest/metadata.js';
 import { SharedGuestMemory } from '../../../src/memory/guest-memory.js';
 import { GIB, MIB, PAGE_SIZE, pfnOf } from '../../../src/memory/page.js';
-import { RamLayout } from '../../../src/memory/ram-layout.js';
+import { q35Blocks, RamLayout } from '../../../src/memory/ram-layout.js';
 import { atomicMapper } from '../../../src/memory/shared-words.js';
 import { naiveIsZeroPage } from '../../support/naive-zero-scan.js';
 import { blocksOfPages, runsIn } from './small-guest.js';
@@ -209,5 +211,55 @@ describe("the place for the guest's tables", () => {
     expect(() => findMetadataPlace(atomicMapper, image, RING)).toThrow(
       expect.toSatisfy((thrown) => isLacunaError(thrown, 'GUEST_TOO_SMALL')),
     );
+  });
+});
+
+describe('a machine that is given more memory', () => {
+  const small = emptyImage('small', q35Blocks(64 * MIB));
+  const { free, zero } = imageBitmaps(atomicMapper, small);
+  free.setRange(3000, 100);
+  zero.setRange(3050, 100);
+  const grown = growImage(atomicMapper, small, 256 * MIB);
+  const bitmaps = imageBitmaps(atomicMapper, grown);
+  const pages = (256 * MIB) / PAGE_SIZE;
+  const before = (64 * MIB) / PAGE_SIZE;
+
+  it('is what it was, and free and zero beyond, but for its own tables', () => {
+    for (let pfn = 0; pfn < before; pfn += 1) {
+      expect(bitmaps.free.test(pfn)).toBe(free.test(pfn));
+      expect(bitmaps.zero.test(pfn)).toBe(zero.test(pfn));
+    }
+    const firstFree = bitmaps.free.nextSet(before);
+    expect(firstFree).toBeGreaterThan(before);
+    expect(bitmaps.free.nextClear(firstFree)).toBe(pages);
+    expect(bitmaps.zero.nextClear(before)).toBe(pages);
+    expect(() => findMetadataPlace(atomicMapper, grown, 32768)).not.toThrow();
+  });
+
+  it('has no more of its memory written than what it holds', () => {
+    const written = new Set<number>();
+    const layout = new RamLayout(grown.blocks);
+    const memory = SharedGuestMemory.allocate(layout);
+    fillMemory(atomicMapper, memory, grown, new PageContent(1), 'captured');
+    for (let pfn = 0; pfn < pages; pfn += 1) {
+      if (!naiveIsZeroPage(memory.pages(pfn, 1), 0)) {
+        written.add(pfn);
+      }
+    }
+    expect(written.size).toBe(before - 100);
+    // Were zero pages written as zeroes, memory that is not fresh would be so too.
+    memory.pages(before + 7, 1).fill(1);
+    fillMemory(atomicMapper, memory, grown, new PageContent(1), 'captured');
+    expect(memory.pages(before + 7, 1)[0]).toBe(1);
+    const held = (mode: FreeMemoryMode): number => pagesHeld(atomicMapper, grown, mode);
+    expect(held('captured') - held('zero')).toBe(50); // free, and not zero
+    expect(held('captured')).toBeGreaterThan(written.size);
+    expect(held('data')).toBe(pages - 50); // used, and zero
+  });
+
+  it('can only grow, and only where a q35 machine would have the memory', () => {
+    expect(() => growImage(atomicMapper, small, 64 * MIB)).toThrow("can't grow to 64 MiB");
+    const elsewhere = emptyImage('elsewhere', [{ startGpa: 3 * GIB, endGpa: 3 * GIB + 64 * MIB }]);
+    expect(() => growImage(atomicMapper, elsewhere, 8 * GIB)).toThrow("can't grow");
   });
 });

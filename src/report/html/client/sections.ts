@@ -94,7 +94,7 @@ export function baselineSection({ summary }: BenchReport): HTMLElement {
           formatMs(row['total-time'].median),
           formatMs(row['total-time'].min),
           formatMs(row['total-time'].max),
-          row.timeSaved === null || row.baseline === 'none' ? '' : formatShare(row.timeSaved),
+          row.timeSaved === null ? '' : formatShare(row.timeSaved),
           formatMs(row.downtime.median),
           formatMib(row.transferred.median),
           formatMib(row.skippedPages.median * PAGE_BYTES),
