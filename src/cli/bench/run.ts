@@ -1,7 +1,9 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
-import { type FreeMemoryMode, type GuestImage, imageBitmaps } from '../../guest/image.js';
+import { type FreeMemoryMode, imageBitmaps } from '../../guest/image.js';
 import type { ReportMode, SelfCheck } from '../../guest/runtime.js';
+import { traceImage } from '../../guest/trace-player.js';
+import { traceWorkload } from '../../guest/trace-replay.js';
 import { epochMs } from '../../guest/vcpu.js';
 import { pagesPerSecond, type WorkloadSpec } from '../../guest/workload.js';
 import { EventWord } from '../../memory/control-buffer.js';
@@ -13,16 +15,22 @@ import { type MigrationProgress, migrate, wakeOrTimeout } from '../../migration/
 import type { Schedule } from '../../migration/options.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import { reportOf } from '../../migration/report.js';
-import type { Baseline, RunReport } from '../../report/schema.js';
+import type { Baseline, ReplayReport, RunReport } from '../../report/schema.js';
 import { threadCpuMs } from '../../vmm/threads.js';
 import type { Verifier } from '../../vmm/verifier.js';
 import { WorkerDestination } from '../../vmm/worker-destination.js';
-import { WorkerGuest } from '../../vmm/worker-guest.js';
+import { type ReplayProgress, WorkerGuest } from '../../vmm/worker-guest.js';
+import type { StoredGuest } from '../captures.js';
 import { describeWorkload } from '../workload-option.js';
 
 /** One migration of a benchmark. */
 export interface RunSpec {
-  readonly image: GuestImage;
+  /** One with a trace is booted in the trace's state at {@link traceAtMs} and replays it; `workload` is not used. */
+  readonly image: StoredGuest;
+  /** ms since the trace's first sample. */
+  readonly traceAtMs: number;
+  /** ms of the trace for each ms of the guest. */
+  readonly traceSpeed: number;
   readonly freeMemory: FreeMemoryMode;
   readonly workload: WorkloadSpec;
   readonly baseline: Baseline;
@@ -55,7 +63,8 @@ const WORK_TIMEOUT_MS = 20_000;
  * Boots a guest from its memory map, migrates it, compares every page, and lets it go on at the destination until
  * it has worked and checked itself there. Only the migration is timed.
  */
-export async function runOnce(spec: RunSpec, services: RunServices): Promise<RunReport> {
+export async function runOnce(asked: RunSpec, services: RunServices): Promise<RunReport> {
+  const spec = withReplay(asked);
   const { pool, onPhase } = services;
   const layout = new RamLayout(spec.image.blocks);
   const event = new EventWord(atomicMapper);
@@ -78,6 +87,7 @@ export async function runOnce(spec: RunSpec, services: RunServices): Promise<Run
       ringSize: spec.ringSize,
       seed: spec.seed,
       oracle: true,
+      trace: spec.image.trace,
     });
     if (touched) {
       zeroMemory(destinationMemory); // while the guest's thread fills the other
@@ -100,6 +110,18 @@ export async function runOnce(spec: RunSpec, services: RunServices): Promise<Run
       pool.giveBack(destinationMemory);
     }
   }
+}
+
+/** The run with the image and the workload of its trace, if it has one. */
+function withReplay(spec: RunSpec): RunSpec {
+  const { trace } = spec.image;
+  return trace === undefined
+    ? spec
+    : {
+        ...spec,
+        image: { ...traceImage(atomicMapper, trace, spec.traceAtMs), trace },
+        workload: traceWorkload(trace, spec.traceAtMs, spec.traceSpeed),
+      };
 }
 
 function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' | keyof Measured['report']> {
@@ -126,7 +148,8 @@ function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' 
 
 interface Measured {
   readonly source: PrecopySource;
-  readonly report: ReturnType<typeof reportOf> & Pick<RunReport, 'cpu' | 'guestWork' | 'eventLoop'>;
+  readonly report: ReturnType<typeof reportOf> &
+    Pick<RunReport, 'cpu' | 'guestWork' | 'replay' | 'eventLoop'>;
 }
 
 async function timedMigration(
@@ -141,7 +164,7 @@ async function timedMigration(
       guest.oracle?.sessionIssued(event.id);
     }
   };
-  const before = { exits: guest.exits(), counters: guest.counters() };
+  const before = { exits: guest.exits(), counters: guest.counters(), replay: guest.replay() };
   const cpuBefore = {
     guest: guest.cpuMs(),
     destination: destination.cpuMs(),
@@ -190,6 +213,7 @@ async function timedMigration(
         pagesPerSecond: (pages / ranMs) * 1000,
         askedPagesPerSecond: pagesPerSecond(spec.workload),
       },
+      ...replayReport(spec, before.replay, guest.replay()),
       eventLoop: {
         p50: eventLoop.percentile(50) / 1e6,
         p99: eventLoop.percentile(99) / 1e6,
@@ -197,6 +221,24 @@ async function timedMigration(
       },
     },
   };
+}
+
+function replayReport(
+  spec: RunSpec,
+  before: ReplayProgress | undefined,
+  after: ReplayProgress | undefined,
+): { readonly replay?: ReplayReport } {
+  return before === undefined || after === undefined
+    ? {}
+    : {
+        replay: {
+          speed: spec.traceSpeed,
+          beganAt: before.atMs,
+          stoppedAt: after.atMs,
+          skipped: after.skipped - before.skipped,
+          ended: after.ended,
+        },
+      };
 }
 
 /** Outside the timed part: every page by the oracle, then the guest itself, where it now runs. */
@@ -233,7 +275,8 @@ function isClean(check: SelfCheck): boolean {
 /** The guest goes on at the destination: whether its workload has written there in time. */
 async function works(guest: WorkerGuest, workload: WorkloadSpec): Promise<boolean> {
   const deadline = performance.now() + WORK_TIMEOUT_MS;
-  while (guest.counters().pagesWritten === 0 && workload.kind !== 'halt') {
+  const idle = (): boolean => workload.kind === 'halt' || guest.replay()?.ended === true;
+  while (guest.counters().pagesWritten === 0 && !idle()) {
     if (performance.now() > deadline || guest.failure !== undefined) {
       return false;
     }
