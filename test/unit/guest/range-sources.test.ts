@@ -254,6 +254,14 @@ describe('hold', () => {
     expect(allocator.blocksByOrder()[10]).toBe(1);
   });
 
+  it('looks for no block beyond the end of memory, which no large block reaches', () => {
+    const { allocator, held, hold } = makeHold(allFree().slice(0, 992));
+    report(hold);
+    expect(held.count()).toBe(992);
+    expect(hold.giveBackAt(991)).toBe(true);
+    expect(pagesIn(allocator.free)).toEqual(Array.from({ length: 32 }, (_, i) => 960 + i));
+  });
+
   it('gives a dropped block back once when a page of it is wanted', () => {
     const { allocator, held, hold } = makeHold(allFree());
     const run: PageRun = { pfn: 0, pageCount: 0 };
