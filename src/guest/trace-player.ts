@@ -229,3 +229,14 @@ export function traceImage(map: WordMapper, trace: GuestTrace, atMs: number): Gu
   }
   return image;
 }
+
+/** Pages that a trace has written between two of its moments: allocated ones and others. */
+export function traceWrites(trace: GuestTrace, fromMs: number, untilMs: number): number {
+  const player = TracePlayer.at(trace, fromMs);
+  player.advance(untilMs - fromMs, Number.POSITIVE_INFINITY);
+  let pages = 0;
+  while (player.next()) {
+    pages += player.change === TraceChange.freed ? 0 : 1;
+  }
+  return pages;
+}

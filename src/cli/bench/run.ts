@@ -2,7 +2,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
 import { type FreeMemoryMode, imageBitmaps } from '../../guest/image.js';
 import type { ReportMode, SelfCheck } from '../../guest/runtime.js';
-import { traceImage } from '../../guest/trace-player.js';
+import { traceImage, traceWrites } from '../../guest/trace-player.js';
 import { traceWorkload } from '../../guest/trace-replay.js';
 import { epochMs } from '../../guest/vcpu.js';
 import { pagesPerSecond, type WorkloadSpec } from '../../guest/workload.js';
@@ -191,6 +191,7 @@ async function timedMigration(
   eventLoop.disable();
   const counts = guest.device?.session.counts;
   const counters = guest.counters();
+  const replayed = replayReport(spec, before.replay, guest.replay());
   const pages = counters.pagesWritten - before.counters.pagesWritten;
   const ranMs = (Number.isNaN(source.guestStoppedAt) ? epochMs() : source.guestStoppedAt) - began;
   return {
@@ -211,9 +212,9 @@ async function timedMigration(
       guestWork: {
         pagesWritten: pages,
         pagesPerSecond: (pages / ranMs) * 1000,
-        askedPagesPerSecond: pagesPerSecond(spec.workload),
+        askedPagesPerSecond: replayed?.askedPagesPerSecond ?? pagesPerSecond(spec.workload),
       },
-      ...replayReport(spec, before.replay, guest.replay()),
+      ...(replayed === undefined ? {} : { replay: replayed.replay }),
       eventLoop: {
         p50: eventLoop.percentile(50) / 1e6,
         p99: eventLoop.percentile(99) / 1e6,
@@ -223,22 +224,29 @@ async function timedMigration(
   };
 }
 
+/** Where in the trace the migration took place, and what the trace asks for there. */
 function replayReport(
   spec: RunSpec,
   before: ReplayProgress | undefined,
   after: ReplayProgress | undefined,
-): { readonly replay?: ReplayReport } {
-  return before === undefined || after === undefined
-    ? {}
-    : {
-        replay: {
-          speed: spec.traceSpeed,
-          beganAt: before.atMs,
-          stoppedAt: after.atMs,
-          skipped: after.skipped - before.skipped,
-          ended: after.ended,
-        },
-      };
+): { readonly replay: ReplayReport; readonly askedPagesPerSecond: number } | undefined {
+  const { trace } = spec.image;
+  if (trace === undefined || before === undefined || after === undefined) {
+    return undefined;
+  }
+  const { traceSpeed: speed } = spec;
+  const pages = traceWrites(trace, before.atMs, after.atMs);
+  const ms = (after.atMs - before.atMs) / speed;
+  return {
+    replay: {
+      speed,
+      beganAt: before.atMs,
+      stoppedAt: after.atMs,
+      skipped: after.skipped - before.skipped,
+      ended: after.ended,
+    },
+    askedPagesPerSecond: ms === 0 ? 0 : (pages / ms) * 1000,
+  };
 }
 
 /** Outside the timed part: every page by the oracle, then the guest itself, where it now runs. */

@@ -13,7 +13,7 @@ import {
   traceEndMs,
   traceWords,
 } from '../../../src/guest/trace.js';
-import { TraceChange, TracePlayer, traceImage } from '../../../src/guest/trace-player.js';
+import { TraceChange, TracePlayer, traceImage, traceWrites } from '../../../src/guest/trace-player.js';
 import { traceWorkload } from '../../../src/guest/trace-replay.js';
 import { PageBitmap } from '../../../src/memory/page-bitmap.js';
 import { RamLayout } from '../../../src/memory/ram-layout.js';
@@ -299,6 +299,12 @@ describe('a moment of a trace', () => {
   it.each([0, -1, Number.NaN, Number.POSITIVE_INFINITY])('can not be replayed at a speed of %s', (speed) => {
     expect(() => traceWorkload(parsed(), 0, speed)).toThrow('speed');
   });
+});
+
+it('counts what a trace writes between two moments', () => {
+  expect(traceWrites(parsed(), 0, 3000)).toBe(6); // 9, 96; 30, 120; 11, 189
+  expect(traceWrites(parsed(), 400, 900)).toBe(3); // 9, 96; 30
+  expect(traceWrites(parsed(), 1000, 1000)).toBe(0);
 });
 
 describe('the player', () => {
