@@ -20,7 +20,10 @@ export {
   syntheticImage,
 } from './guest/image.js';
 export type { ReportMode, SelfCheck } from './guest/runtime.js';
-export { IDLE_WORKLOAD, type WorkloadSpec } from './guest/workload.js';
+export { type GuestTrace, parseTrace, type TraceFiles, traceEndMs } from './guest/trace.js';
+export { traceImage } from './guest/trace-player.js';
+export { traceWorkload } from './guest/trace-replay.js';
+export { IDLE_WORKLOAD, type ReplaySpec, type WorkloadSpec } from './guest/workload.js';
 // Guest memory, its bitmaps and its dirty log.
 export { EventWord } from './memory/control-buffer.js';
 export { DirtyLog, type DirtySink } from './memory/dirty-log.js';
@@ -58,5 +61,5 @@ export type { BenchReport, RunReport, SummaryRow } from './report/schema.js';
 export { LoopbackChannel } from './transport/loopback.js';
 export { type Verification, Verifier } from './vmm/verifier.js';
 export { WorkerDestination } from './vmm/worker-destination.js';
-export { WorkerGuest, type WorkerGuestOptions } from './vmm/worker-guest.js';
+export { type ReplayProgress, WorkerGuest, type WorkerGuestOptions } from './vmm/worker-guest.js';
 export type { DestinationMessage, FrameSink, PageCounts, SourceChannel } from './wire/channel.js';

@@ -28,6 +28,7 @@ work((data: GuestThreadData) => {
     log: mapDirtyLog(map, data.log, pfnSpan),
     port: faults?.port(traps) ?? traps,
     faults,
+    trace: data.trace,
     oracle: data.oracle === undefined ? undefined : new WriteOracle(map, data.oracle, pfnSpan),
   };
   const boot = ({ image, config, freeMemory }: NonNullable<GuestThreadData['boot']>): GuestRuntime => {

@@ -5,6 +5,8 @@ import { gunzipSync } from 'node:zlib';
 import { LacunaError, messageOf } from '../errors.js';
 import { parseCapture } from '../guest/capture.js';
 import type { GuestImage } from '../guest/image.js';
+import { type GuestTrace, parseTrace, traceBytes } from '../guest/trace.js';
+import { traceImage } from '../guest/trace-player.js';
 import { MIB } from '../memory/page.js';
 import { atomicMapper } from '../memory/shared-words.js';
 
@@ -23,54 +25,98 @@ export function packageRoot(): string {
 
 const CAPTURES = (): string => join(packageRoot(), 'bench', 'guests');
 
-/** Names of the captures that come with the package and can be migrated (a trace alone can't). */
+/** Names of the captures that come with the package: machines at one moment. */
 export function captureNames(): string[] {
+  return namesWith(FLAGS_FILE);
+}
+
+/** Names of the traces that come with the package: machines in time. */
+export function traceNames(): string[] {
+  return namesWith(TRACE_FILE);
+}
+
+const FLAGS_FILE = 'kpageflags.bin.gz';
+const TRACE_FILE = 'trace.bin.gz';
+
+function namesWith(file: string): string[] {
   return readdirSync(CAPTURES())
-    .filter((name) => existsSync(join(CAPTURES(), name, 'kpageflags.bin.gz')))
+    .filter((name) => existsSync(join(CAPTURES(), name, file)))
     .sort();
 }
 
 /** The largest that a file of a capture may be once unpacked: a terabyte guest's kpageflags. */
 const MOST_UNPACKED_BYTES = 2048 * MIB;
 
+/** A guest that can be migrated: its memory map, and what becomes of it if that is known. */
+export interface StoredGuest extends GuestImage {
+  readonly trace?: GuestTrace;
+}
+
+/**
+ * A capture or a trace by name, or from a folder in their format; of a trace the image is that of its first sample.
+ * Throws CAPTURE_NOT_FOUND or CAPTURE_MALFORMED, both with what to do.
+ */
+export function loadGuest(nameOrFolder: string): StoredGuest {
+  const folder = folderOf(nameOrFolder);
+  if (existsSync(join(folder, FLAGS_FILE)) || !existsSync(join(folder, TRACE_FILE))) {
+    return loadCapture(nameOrFolder);
+  }
+  const meta = readFrom(folder, 'meta.json', parseJson);
+  const most = Math.min(MOST_UNPACKED_BYTES, traceBytes(meta, folder));
+  const records = readFrom(folder, TRACE_FILE, (bytes) => gunzipSync(bytes, { maxOutputLength: most }));
+  const trace = parseTrace(atomicMapper, { meta, records }, folder);
+  return { ...traceImage(atomicMapper, trace, 0), trace };
+}
+
 /**
  * A capture by name, or from a folder in the captures' format.
  * Throws CAPTURE_NOT_FOUND or CAPTURE_MALFORMED, both with what to do.
  */
 export function loadCapture(nameOrFolder: string): GuestImage {
-  const named = join(CAPTURES(), nameOrFolder);
-  const isName = /^[\w.-]+$/.test(nameOrFolder) && existsSync(join(named, 'meta.json'));
-  const folder = isName ? named : resolve(nameOrFolder);
-  if (!existsSync(join(folder, 'meta.json'))) {
-    throw new LacunaError(
-      'CAPTURE_NOT_FOUND',
-      `no guest "${nameOrFolder}": neither a folder with a meta.json in it nor one of ${captureNames().join(', ')}`,
-    );
-  }
-  const read = <T>(file: string, decode: (bytes: Buffer) => T): T => {
-    const path = join(folder, file);
-    if (!existsSync(path)) {
-      throw new LacunaError(
-        'CAPTURE_MALFORMED',
-        `${folder}: ${file} is missing (a capture has meta.json, kpageflags.bin.gz and zero.bin.gz)`,
-      );
-    }
-    try {
-      return decode(readFileSync(path));
-    } catch (cause) {
-      throw new LacunaError('CAPTURE_MALFORMED', `${folder}: ${file} can't be read: ${messageOf(cause)}`, {
-        cause,
-      });
-    }
-  };
+  const folder = folderOf(nameOrFolder);
   const unpack = (bytes: Buffer): Buffer => gunzipSync(bytes, { maxOutputLength: MOST_UNPACKED_BYTES });
   return parseCapture(
     atomicMapper,
     {
-      meta: read('meta.json', (bytes) => JSON.parse(bytes.toString('utf8')) as unknown),
-      kpageflags: read('kpageflags.bin.gz', unpack),
-      zero: read('zero.bin.gz', unpack),
+      meta: readFrom(folder, 'meta.json', parseJson),
+      kpageflags: readFrom(folder, FLAGS_FILE, unpack),
+      zero: readFrom(folder, 'zero.bin.gz', unpack),
     },
     folder,
   );
+}
+
+function folderOf(nameOrFolder: string): string {
+  const named = join(CAPTURES(), nameOrFolder);
+  const isName = /^[\w.-]+$/.test(nameOrFolder) && existsSync(join(named, 'meta.json'));
+  const folder = isName ? named : resolve(nameOrFolder);
+  if (!existsSync(join(folder, 'meta.json'))) {
+    const known = [...captureNames(), ...traceNames()].join(', ');
+    throw new LacunaError(
+      'CAPTURE_NOT_FOUND',
+      `no guest "${nameOrFolder}": neither a folder with a meta.json in it nor one of ${known}`,
+    );
+  }
+  return folder;
+}
+
+function parseJson(bytes: Buffer): unknown {
+  return JSON.parse(bytes.toString('utf8'));
+}
+
+function readFrom<T>(folder: string, file: string, decode: (bytes: Buffer) => T): T {
+  const path = join(folder, file);
+  if (!existsSync(path)) {
+    throw new LacunaError(
+      'CAPTURE_MALFORMED',
+      `${folder}: ${file} is missing (a capture has meta.json, ${FLAGS_FILE} and zero.bin.gz; a trace meta.json and ${TRACE_FILE})`,
+    );
+  }
+  try {
+    return decode(readFileSync(path));
+  } catch (cause) {
+    throw new LacunaError('CAPTURE_MALFORMED', `${folder}: ${file} can't be read: ${messageOf(cause)}`, {
+      cause,
+    });
+  }
 }

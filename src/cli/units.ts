@@ -75,6 +75,24 @@ export function parseMs(text: string): number {
   return value;
 }
 
+/** "20", "20s": seconds, in ms. */
+export function parseSeconds(text: string): number {
+  const { value, unit } = split(text);
+  if (Number.isNaN(value) || (unit !== '' && unit !== 's')) {
+    throw new InvalidArgumentError('A time in seconds, 0 or more.');
+  }
+  return value * 1000;
+}
+
+/** A factor above 0. */
+export function parseFactor(text: string): number {
+  const value = Number(text);
+  if (!(value > 0 && value <= 1e6)) {
+    throw new InvalidArgumentError('A factor above 0, as in 0.5 or 10.');
+  }
+  return value;
+}
+
 /** "a,b,c", each one of `choices`. */
 export function parseList<T extends string>(choices: readonly T[]): (text: string) => T[] {
   return (text) => {

@@ -42,6 +42,8 @@ export function describeWorkload(spec: WorkloadSpec): string {
       return 'halt';
     case 'dirty':
       return `dirty:${spec.bytesPerSecond / 1e6}MB/s:${spec.workingSetBytes / MIB}MiB`;
+    case 'trace':
+      return `${spec.name} at ${spec.atMs / 1000} s ×${spec.speed}`;
     case 'idle':
     case 'churn':
     case 'pressure':

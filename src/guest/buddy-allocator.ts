@@ -140,6 +140,29 @@ export class BuddyAllocator {
     return pfn;
   }
 
+  /** Allocates exactly page `pfn`, out of whichever block it lies in; false, and nothing changes, if it is not free. */
+  allocateAt(pfn: number): boolean {
+    if (!this.free.test(pfn)) {
+      return false;
+    }
+    let order = 0;
+    while (order < MAX_ORDER && !this.#orders[order]!.test(pfn >>> order)) {
+      order += 1;
+    }
+    let start = (pfn >>> order) * 2 ** order;
+    this.#removeBlock(start, order);
+    // The halves in which it does not lie go back, order by order.
+    while (order > 0) {
+      order -= 1;
+      const middle = start + 2 ** order;
+      this.#addBlock(pfn < middle ? middle : start, order);
+      start = pfn < middle ? start : middle;
+    }
+    this.free.clear(pfn);
+    this.#freePages -= 1;
+    return true;
+  }
+
   /** Gives back a block. Throws ILLEGAL_STATE, and changes nothing, if a page of it is free already. */
   release(pfn: number, order: number): void {
     const pages = 2 ** order;

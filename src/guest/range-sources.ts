@@ -131,17 +131,51 @@ export class HoldSource implements FreeRangeSource {
     let done = false;
     cutIntoBlocks(this.#run.pfn, Math.min(this.#run.pageCount, 2 ** MAX_ORDER), (pfn, order) => {
       if (!done) {
-        // Dropped blocks within it are the guest's from here on: what is taken of them later is held anew.
-        this.#dropped = this.#dropped.filter((block) => block.pfn < pfn || block.pfn >= pfn + 2 ** order);
-        this.#giveBack(pfn, 2 ** order);
+        this.#giveBackBlock(pfn, order);
         done = true;
       }
     });
     return true;
   }
 
+  /**
+   * The guest wants page `pfn` itself: gives back the largest block that holds it, all of which is held. False if the
+   * page is not. (D7: any time.)
+   */
+  giveBackAt(pfn: number): boolean {
+    if (!this.#held.test(pfn)) {
+      return false;
+    }
+    let order = MAX_ORDER;
+    let start = blockStart(pfn, order);
+    while (!this.#holdsAll(start, 2 ** order)) {
+      order -= 1;
+      start = blockStart(pfn, order);
+    }
+    this.#giveBackBlock(start, order);
+    return true;
+  }
+
+  /** No block reaches beyond the allocator's last page, where no bit is ever set. */
+  #holdsAll(pfn: number, pageCount: number): boolean {
+    const end = pfn + pageCount;
+    return end <= this.#held.pageCount && this.#held.nextClear(pfn, end) === end;
+  }
+
+  /** An aligned block, all of which is held: a dropped one that overlaps it lies in it. */
+  #giveBackBlock(pfn: number, order: number): void {
+    // Dropped blocks within it are the guest's from here on: what is taken of them later is held anew.
+    this.#dropped = this.#dropped.filter((block) => block.pfn < pfn || block.pfn >= pfn + 2 ** order);
+    this.#giveBack(pfn, 2 ** order);
+  }
+
   #giveBack(pfn: number, pageCount: number): void {
     this.#held.clearRange(pfn, pageCount);
     this.#allocator.releaseRun(pfn, pageCount);
   }
+}
+
+/** The first page of the block of an order in which `pfn` lies. */
+function blockStart(pfn: number, order: number): number {
+  return (pfn >>> order) * 2 ** order;
 }

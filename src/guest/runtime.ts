@@ -11,6 +11,9 @@ import {
   PAGES_WRITTEN,
   RANGES_DROPPED,
   RANGES_REPORTED,
+  REPLAY_MS,
+  REPLAY_SAMPLE,
+  REPLAY_SKIPPED,
 } from '../memory/control-buffer.js';
 import { DirtyLog } from '../memory/dirty-log.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
@@ -32,6 +35,8 @@ import { FIRST_VERSION, type GuestImage, imageBitmaps } from './image.js';
 import { LEDGER_METADATA, LEDGER_ZERO, Ledger } from './ledger.js';
 import { type GuestMetadata, layOutMetadata, WORKLOAD_SLOTS } from './metadata.js';
 import { HoldSource, WalkSource } from './range-sources.js';
+import type { GuestTrace } from './trace.js';
+import { type ReplayHost, type ReplayState, TraceReplay } from './trace-replay.js';
 import { Workload, type WorkloadSpec, type WorkloadState } from './workload.js';
 
 /** The two ways in which a guest finds its free pages. */
@@ -59,7 +64,8 @@ export interface VcpuRegisters {
   readonly report: ReportDriverState;
   readonly balloon: BalloonDriverState;
   readonly queues: readonly DriverQueueState[];
-  readonly workload: WorkloadState;
+  /** By the kind of the workload in `config`. */
+  readonly workload: WorkloadState | ReplayState;
   /** Free blocks by order and pages in the balloon: they could be counted in RAM, but a guest that arrives has no time. */
   readonly blocksByOrder: readonly number[];
   readonly balloonedPages: number;
@@ -76,6 +82,8 @@ export interface GuestRuntimeOptions {
   readonly oracle?: WriteOracle | undefined;
   /** Makes the driver misbehave when it is told to. */
   readonly faults?: FaultyDriver | undefined;
+  /** What a guest replays, if that is its workload. */
+  readonly trace?: GuestTrace | undefined;
 }
 
 /** The result of a self-check. */
@@ -108,7 +116,7 @@ export class GuestRuntime {
   readonly #command: CommandDriver;
   readonly #balloon: BalloonDriver;
   readonly #balloonPages: BalloonPages;
-  readonly #workload: Workload;
+  readonly #workload: Workload | TraceReplay;
   readonly #queues: readonly DriverQueue[];
   readonly #hold: HoldSource | undefined;
   #shownPagesWritten = 0;
@@ -174,7 +182,20 @@ export class GuestRuntime {
       restored: registers?.balloon,
     });
     this.#command = new CommandDriver(port, mailFeatures(this.report, this.#balloon), registers?.command);
-    this.#workload = new Workload(config.workload, this.#workloadHost(ram), config.seed, registers?.workload);
+    this.#workload =
+      config.workload.kind === 'trace'
+        ? new TraceReplay(
+            config.workload,
+            options.trace,
+            this.#replayHost(),
+            registers?.workload as ReplayState,
+          )
+        : new Workload(
+            config.workload,
+            this.#workloadHost(ram),
+            config.seed,
+            registers?.workload as WorkloadState,
+          );
     if (registers === undefined) {
       for (const driverQueue of this.#queues) {
         driverQueue.disableInterrupts();
@@ -297,7 +318,7 @@ export class GuestRuntime {
 
   #faultyGuest(queue: DriverQueue, wrote: FaultyGuest['wrote']): FaultyGuest {
     const { memory, port } = this.#options;
-    const { allocator, held, ballooned, ledger } = this;
+    const { allocator, held } = this;
     return {
       queue,
       memory,
@@ -305,11 +326,30 @@ export class GuestRuntime {
       markersGpa: this.#metadata.markersGpa,
       wrote,
       stillFree: (pfn) => allocator.free.test(pfn) || held.test(pfn),
-      inUse: (pfn) =>
-        !allocator.free.test(pfn) &&
-        !held.test(pfn) &&
-        !ballooned.test(pfn) &&
-        ledger.version(pfn) !== LEDGER_METADATA,
+      inUse: (pfn) => this.#inUse(pfn),
+    };
+  }
+
+  /** Whether the page is somebody's who may write it and free it. */
+  #inUse(pfn: number): boolean {
+    return (
+      !this.allocator.free.test(pfn) &&
+      !this.held.test(pfn) &&
+      !this.ballooned.test(pfn) &&
+      this.ledger.version(pfn) !== LEDGER_METADATA
+    );
+  }
+
+  #replayHost(): ReplayHost {
+    const { allocator, ledger } = this;
+    return {
+      inUse: (pfn) => this.#inUse(pfn),
+      allocateAt: (pfn) => {
+        this.#hold?.giveBackAt(pfn);
+        return allocator.allocateAt(pfn);
+      },
+      release: (pfn) => allocator.release(pfn, 0),
+      write: (pfn, version) => ledger.write(pfn, version),
     };
   }
 
@@ -365,6 +405,11 @@ export class GuestRuntime {
     this.#shownDropped = rangesDropped;
     this.#shownPagesDropped = pagesDropped;
     this.#shownPagesWritten = this.#workload.pagesWritten;
+    if (this.#workload instanceof TraceReplay) {
+      words.store(REPLAY_SAMPLE, this.#workload.sample);
+      words.store(REPLAY_MS, Math.floor(this.#workload.atMs));
+      words.store(REPLAY_SKIPPED, this.#workload.skipped);
+    }
   }
 }
 

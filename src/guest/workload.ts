@@ -4,7 +4,10 @@ import { xorshift32 } from './content.js';
 import { WORKLOAD_SLOTS } from './metadata.js';
 
 /** What the guest does while it is migrated. Rates are what it asks for; a slowed guest reaches less. */
-export type WorkloadSpec =
+export type WorkloadSpec = RuleSpec | ReplaySpec;
+
+/** What follows a rule. */
+export type RuleSpec =
   /** Nothing at all: the vCPU halts. */
   | { readonly kind: 'halt' }
   /** An idle system's housekeeping: some pages a second out of a small set. */
@@ -16,6 +19,19 @@ export type WorkloadSpec =
   /** Allocates and writes until memory runs short, frees it all, and begins again. */
   | { readonly kind: 'pressure'; readonly pagesPerSecond: number };
 
+/** Does what a real guest did, from a moment of its trace on (`guest/trace-replay.ts`). */
+export interface ReplaySpec {
+  readonly kind: 'trace';
+  /** Of the trace, which is given to the guest's thread wherever it runs. */
+  readonly name: string;
+  readonly atMs: number;
+  /** ms of the trace for each ms of the guest. */
+  readonly speed: number;
+  /** What the rest of the trace comes to at this speed. */
+  readonly pagesPerSecond: number;
+}
+
+/** The kinds of {@link RuleSpec}. */
 export const WORKLOAD_KINDS = ['halt', 'idle', 'dirty', 'churn', 'pressure'] as const;
 
 /** The housekeeping of an idle Linux guest (measured in the captures' guests: 45–130 dirty pages a second). */
@@ -52,13 +68,16 @@ export interface WorkloadState {
 const OWNED_SLOTS = WORKLOAD_SLOTS / 2;
 const IDLE_SET_PAGES = 64;
 /** Work that a slice does at the most, in pages: about 50 µs, so that interrupts are answered promptly. */
-const SLICE_PAGES = 64;
+export const SLICE_PAGES = 64;
 /** A guest that was stopped for a while does not make up for more than this. */
-const MOST_CREDIT_MS = 20;
+export const MOST_CREDIT_MS = 20;
 
-/** Runs a {@link WorkloadSpec}, slice by slice. */
+/** The version of the first page that a workload writes; what was there before has 0 or 1. */
+export const FIRST_WRITTEN_VERSION = 2;
+
+/** Runs a {@link RuleSpec}, slice by slice. */
 export class Workload {
-  readonly #spec: WorkloadSpec;
+  readonly #spec: RuleSpec;
   readonly #host: WorkloadHost;
   readonly #state: WorkloadState;
   readonly #pagesPerMs: number;
@@ -67,7 +86,7 @@ export class Workload {
   /** Pages written since the guest was started. */
   pagesWritten = 0;
 
-  constructor(spec: WorkloadSpec, host: WorkloadHost, seed: number, restored?: WorkloadState) {
+  constructor(spec: RuleSpec, host: WorkloadHost, seed: number, restored?: WorkloadState) {
     this.#spec = spec;
     this.#host = host;
     this.#pagesPerMs = pagesPerSecond(spec) / 1000;
@@ -77,7 +96,7 @@ export class Workload {
     }
     this.#state = {
       random: xorshift32((seed ^ 0x5bd1_e995) >>> 0 || 1),
-      version: 2,
+      version: FIRST_WRITTEN_VERSION,
       head: 0,
       count: 0,
       runs: 0,
@@ -184,8 +203,7 @@ export class Workload {
 
   #write(pfn: number): void {
     this.#host.write(pfn, this.#state.version);
-    // Versions stay below those of old data and of the ledger's marks.
-    this.#state.version = this.#state.version >= 0x00ff_ffff ? 2 : this.#state.version + 1;
+    this.#state.version = nextVersion(this.#state.version);
     this.pagesWritten += 1;
   }
 
@@ -235,6 +253,11 @@ export class Workload {
   }
 }
 
+/** The version of the next page that a workload writes: below those of old data and of the ledger's marks. */
+export function nextVersion(version: number): number {
+  return version >= 0x00ff_ffff ? FIRST_WRITTEN_VERSION : version + 1;
+}
+
 /** Pages a second that the workload is asked to write. */
 export function pagesPerSecond(spec: WorkloadSpec): number {
   switch (spec.kind) {
@@ -245,6 +268,7 @@ export function pagesPerSecond(spec: WorkloadSpec): number {
     case 'idle':
     case 'churn':
     case 'pressure':
+    case 'trace':
       return spec.pagesPerSecond;
   }
 }

@@ -23,6 +23,9 @@ import type { SharedWords, WordMapper } from './shared-words.js';
  *    18  CHECK_PAGES       guest                 pages looked at
  *    19  CHECK_BAD_PAGES   guest                 pages that do not hold what the ledger says
  *    20  CHECK_BAD_PFN     guest                 the first of those, or -1
+ *    21  REPLAY_SAMPLE     guest                 the last sample of its trace that a guest that replays one has reached
+ *    22  REPLAY_MS         guest                 where in the trace it is, whole ms
+ *    23  REPLAY_SKIPPED    guest                 changes of the trace that could not be made (wraps)
  *    25  PAGES_WRITTEN     guest (add)           pages written by the workload (wraps)
  *    26  FREE_PAGES        guest                 pages that its allocator has free
  *    27  RANGES_REPORTED   guest (add)           ranges put on the free page queue (wraps)
@@ -53,6 +56,9 @@ export const CHECK_DONE = 17;
 export const CHECK_PAGES = 18;
 export const CHECK_BAD_PAGES = 19;
 export const CHECK_BAD_PFN = 20;
+export const REPLAY_SAMPLE = 21;
+export const REPLAY_MS = 22;
+export const REPLAY_SKIPPED = 23;
 export const PAGES_WRITTEN = 25;
 export const FREE_PAGES = 26;
 export const RANGES_REPORTED = 27;

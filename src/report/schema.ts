@@ -40,6 +40,8 @@ export interface RunReport extends MigrationReport {
     readonly pagesPerSecond: number;
     readonly askedPagesPerSecond: number;
   };
+  /** Where in its trace the guest was during the migration; absent if it replays none. */
+  readonly replay?: ReplayReport;
   /** Delay of the coordinator's event loop, as `perf_hooks` measures it with a resolution of 1 ms. */
   readonly eventLoop: { readonly p50: number; readonly p99: number; readonly max: number };
   /** What happened when, ms since the migration's start. */
@@ -62,6 +64,18 @@ export interface RunReport extends MigrationReport {
     readonly pagesLeftBehind: number;
     readonly guestSelfCheck: 'passed' | 'failed';
   };
+}
+
+/** A trace's part in a migration. Times in ms of the trace, whole. */
+export interface ReplayReport {
+  readonly speed: number;
+  readonly beganAt: number;
+  /** When the guest was stopped. */
+  readonly stoppedAt: number;
+  /** Pages that could not be freed, allocated or written as the trace has it, from `beganAt` to `stoppedAt`. */
+  readonly skipped: number;
+  /** Whether the trace came to its end, and the guest halted, before it was stopped. */
+  readonly ended: boolean;
 }
 
 /** Median, least and most of n runs. */

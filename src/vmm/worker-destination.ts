@@ -136,7 +136,7 @@ export class WorkerDestination {
       throw new LacunaError('INVALID_ARGUMENT', "the destination's RAM does not lie where the guest's does");
     }
     const { event } = source;
-    const guest = WorkerGuest.incoming(memory, event, options);
+    const guest = WorkerGuest.incoming(memory, event, { trace: source.trace, ...options });
     const channel = new MemoryChannel(atomicMapper);
     const data: DestinationThreadData = {
       blocks: memory.layout.blocks,

@@ -4,6 +4,8 @@ import { HintState } from '../balloon/hint-session.js';
 import { LacunaError, messageOf } from '../errors.js';
 import { type FreeMemoryMode, findMetadataPlace, type GuestImage } from '../guest/image.js';
 import { type GuestConfig, mapDirtyLog, type ReportMode, type SelfCheck } from '../guest/runtime.js';
+import type { GuestTrace } from '../guest/trace.js';
+import { namedTrace } from '../guest/trace-replay.js';
 import { IDLE_WORKLOAD, type WorkloadSpec } from '../guest/workload.js';
 import {
   CHECK_BAD_PAGES,
@@ -19,6 +21,9 @@ import {
   PAGES_WRITTEN,
   RANGES_DROPPED,
   RANGES_REPORTED,
+  REPLAY_MS,
+  REPLAY_SAMPLE,
+  REPLAY_SKIPPED,
   VCPU_STATE,
   VcpuRequest,
   VcpuState,
@@ -26,7 +31,7 @@ import {
 import type { DirtyLog, DirtySink } from '../memory/dirty-log.js';
 import type { SharedGuestMemory } from '../memory/guest-memory.js';
 import { bitmapWords, PageBitmap, type PageRun } from '../memory/page-bitmap.js';
-import type { RamBlock } from '../memory/ram-layout.js';
+import { type RamBlock, RamLayout } from '../memory/ram-layout.js';
 import { atomicMapper } from '../memory/shared-words.js';
 import { WriteOracle } from '../memory/write-oracle.js';
 import { macrotask, wakeOrTimeout } from '../migration/migrate.js';
@@ -41,6 +46,8 @@ export interface HostingOptions {
   readonly faults?: SharedArrayBuffer | undefined;
   /** Where its thread comes from; a new one by default. */
   readonly threads?: ThreadSource | undefined;
+  /** What the guest replays, where that is its workload: the world outside, which is the same wherever it runs. */
+  readonly trace?: GuestTrace | undefined;
 }
 
 /** Entries of the free page queue, if nothing else is said. */
@@ -74,6 +81,7 @@ export interface GuestThreadData {
   readonly log: SharedArrayBuffer;
   readonly oracle: SharedArrayBuffer | undefined;
   readonly faults: SharedArrayBuffer | undefined;
+  readonly trace: GuestTrace | undefined;
   /** What a new guest is made of; undefined for one that arrives. */
   readonly boot: { image: GuestImage; config: GuestConfig; freeMemory: FreeMemoryMode } | undefined;
 }
@@ -114,6 +122,18 @@ export interface GuestCounters {
   readonly pagesDropped: number;
 }
 
+/** How far a guest that replays a trace has got. */
+export interface ReplayProgress {
+  /** The last sample that was reached. */
+  readonly sample: number;
+  /** ms since the trace's first sample. */
+  readonly atMs: number;
+  /** Whether that was the trace's last: the guest halts. */
+  readonly ended: boolean;
+  /** Pages that could not be freed, allocated or written as the trace has it. */
+  readonly skipped: number;
+}
+
 /** How long the host waits for a guest to stop or to check itself: generous, for it may have to share a processor. */
 const PATIENCE_MS = 60_000;
 /** Elements of the device's queues that are handled at a time. */
@@ -129,6 +149,7 @@ export class WorkerGuest implements SourceVm {
   readonly log: DirtyLog;
   readonly oracle: WriteOracle | undefined;
   readonly event: EventWord;
+  readonly trace: GuestTrace | undefined;
   readonly #inflated: PageBitmap;
   readonly #thread: Thread;
   #device: CommandDevice | undefined;
@@ -140,11 +161,12 @@ export class WorkerGuest implements SourceVm {
     memory: SharedGuestMemory,
     event: EventWord,
     boot: GuestThreadData['boot'],
-    { oracle = false, faults, threads = newThreads }: HostingOptions,
+    { oracle = false, faults, trace, threads = newThreads }: HostingOptions,
   ) {
     const { pfnSpan, blocks } = memory.layout;
     this.memory = memory;
     this.event = event;
+    this.trace = trace;
     const control = new SharedArrayBuffer(CONTROL_BYTES);
     this.control = new ControlBuffer(atomicMapper, control, event);
     this.control.request(VcpuRequest.pause);
@@ -162,13 +184,19 @@ export class WorkerGuest implements SourceVm {
       log,
       oracle: record,
       faults,
+      trace,
       boot,
     };
     this.#thread = threads.start('guest', data, () => this.event.ring());
   }
 
-  /** A new guest, built from an image and paused before its first instruction. */
+  /**
+   * A new guest, built from an image and paused before its first instruction. One that replays a trace is given the
+   * trace, its image at that moment (`traceImage`) and its workload (`traceWorkload`). Throws INVALID_ARGUMENT if they do
+   * not belong together.
+   */
   static async boot(options: WorkerGuestOptions): Promise<WorkerGuest> {
+    checkReplay(options);
     const ringSize = options.ringSize ?? DEFAULT_RING_SIZE;
     const config: GuestConfig = {
       metadataGpa: findMetadataPlace(atomicMapper, options.image, ringSize),
@@ -347,6 +375,21 @@ export class WorkerGuest implements SourceVm {
     };
   }
 
+  /** Undefined for a guest that replays nothing. */
+  replay(): ReplayProgress | undefined {
+    if (this.trace === undefined) {
+      return undefined;
+    }
+    const { words } = this.control;
+    const sample = words.load(REPLAY_SAMPLE);
+    return {
+      sample,
+      atMs: words.load(REPLAY_MS),
+      ended: sample === this.trace.timesMs.length - 1,
+      skipped: words.load(REPLAY_SKIPPED) >>> 0,
+    };
+  }
+
   exits(): ExitTable {
     return readExits(this.control.words);
   }
@@ -412,5 +455,18 @@ export class WorkerGuest implements SourceVm {
       }
       await wakeOrTimeout(this.event, seen, left);
     }
+  }
+}
+
+function checkReplay({ image, trace, workload }: WorkerGuestOptions): void {
+  if (workload?.kind !== 'trace') {
+    return;
+  }
+  const { blocks } = namedTrace(workload, trace);
+  if (!new RamLayout(image.blocks).equals(new RamLayout(blocks))) {
+    throw new LacunaError(
+      'INVALID_ARGUMENT',
+      `the RAM of ${image.name} does not lie where that of ${workload.name} does: build the image with traceImage()`,
+    );
   }
 }

@@ -1,9 +1,11 @@
 import { spawn } from 'node:child_process';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { BenchReport } from '../../dist/src/index.js';
+import { busyTrace } from '../support/made-up-trace.js';
 
 const CLI = resolve('dist/src/cli/main.js');
 const BUILD_2G = resolve('bench/guests/build-2g');
@@ -109,7 +111,11 @@ it.each([
   [['bench', '--min-order', '11'], /from 0 to 10/],
   [['bench', '--workload', 'dirty:often'], /A rate is/],
   [['bench', '--schedule', 'never'], /wait, overlap, adaptive/],
-  [['bench', '--guest', 'trace-build-2g'], /kpageflags\.bin\.gz is missing/],
+  [['bench', '--guest', 'trace-build-2g', '--at', '61'], /goes from 0 to 60\.265 s: there is no 61 s/],
+  [['bench', '--guest', 'trace-build-2g', '--at', 'soon'], /A time in seconds/],
+  [['bench', '--guest', 'trace-build-2g', '--trace-speed', '0'], /A factor above 0/],
+  [['bench', '--guest', 'trace-build-2g', '--workload', 'halt'], /does what its trace says/],
+  [['bench', '--guest', 'build-2g', '--at', '20'], /for a guest in time.*trace-build-2g/],
   [['bench', '--no-such-option'], /unknown option/],
   [['no-such-command'], /unknown command/],
 ])('wrong usage %j ends with exit code 2 and says what to do', async (args, message) => {
@@ -146,6 +152,58 @@ it.each([
   cpSync(BUILD_2G, capture, { recursive: true });
   damage(capture);
   const { code, stderr } = await lacuna(['bench', '--guest', './capture']);
+  expect(stderr).toMatch(message);
+  expect(code).toBe(2);
+});
+
+it('replays a trace of a folder, and says in the report where in it the guest was', async () => {
+  const { meta, records } = busyTrace({ pages: 4096, samples: 11, intervalMs: 1000, changes: 150 });
+  const trace = join(folder, 'trace');
+  mkdirSync(trace);
+  writeFileSync(join(trace, 'meta.json'), JSON.stringify(meta));
+  writeFileSync(join(trace, 'trace.bin.gz'), gzipSync(records));
+  const args = ['bench', '--guest', './trace', '--at', '1.5', '--trace-speed', '2', '--runs', '1'];
+  const { code, stderr } = await lacuna([...args, '--baseline', 'both', '--free-memory', 'data']);
+  expect(stderr).toContain('verified');
+  expect(code).toBe(0);
+  const [run] = readReport().runs;
+  expect(run).toMatchObject({
+    guest: 'made-up',
+    workload: 'made-up at 1.5 s ×2',
+    verified: { pagesDifferent: 0 },
+  });
+  expect(run!.replay).toMatchObject({ speed: 2, ended: false });
+  expect(run!.replay!.beganAt).toBeGreaterThanOrEqual(1500);
+  expect(run!.replay!.stoppedAt).toBeGreaterThanOrEqual(run!.replay!.beganAt);
+  expect(run!.guestWork.askedPagesPerSecond).toBeGreaterThan(0);
+  // A guest that has come to the end of its trace halts, and is a guest like any other.
+  const last = meta.samples.at(-1)!.tMs;
+  const end = await lacuna([...args.slice(0, 3), '--at', String(last / 1000), '--runs', '1', '--quiet']);
+  expect(end.code).toBe(0);
+  expect(readReport().runs[0]!.replay).toMatchObject({ beganAt: last, stoppedAt: last, ended: true });
+});
+
+it.each([
+  [
+    'records that are larger than its meta.json says',
+    (path: string) => writeFileSync(join(path, 'trace.bin.gz'), gzipSync(new Uint8Array(20_000_000))),
+    /trace\.bin\.gz can't be read/,
+  ],
+  [
+    'records that are cut off',
+    (path: string) => writeFileSync(join(path, 'trace.bin.gz'), gzipSync(new Uint8Array(1000))),
+    /the trace has 1000 bytes/,
+  ],
+  [
+    'a meta.json without samples',
+    (path: string) => writeFileSync(join(path, 'meta.json'), '{"name": "x"}'),
+    /samples/,
+  ],
+])('a trace with %s ends with exit code 2 and says what is wrong', async (_what, damage, message) => {
+  const trace = join(folder, 'trace');
+  cpSync(resolve('bench/guests/trace-build-2g'), trace, { recursive: true });
+  damage(trace);
+  const { code, stderr } = await lacuna(['bench', '--guest', './trace']);
   expect(stderr).toMatch(message);
   expect(code).toBe(2);
 });

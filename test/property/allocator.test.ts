@@ -12,11 +12,12 @@ const someFreePages = fc
   .array(fc.integer({ min: 1, max: 400 }), { minLength: 1, maxLength: 24 })
   .map((lengths) => lengths.flatMap((length, i) => Array.from({ length }, () => i % 2 === 1)).slice(0, 2560));
 
-/** Allocate a block of some order, or release one of those that are owned. */
+/** Allocate a block of some order, or one page of a certain place, or release one of those that are owned. */
 const someOperations = fc.array(
   fc.oneof(
     fc.record({ kind: fc.constant('allocate' as const), order: fc.integer({ min: 0, max: MAX_ORDER }) }),
     fc.record({ kind: fc.constant('allocate' as const), order: fc.integer({ min: 0, max: 3 }) }),
+    fc.record({ kind: fc.constant('allocateAt' as const), where: fc.nat(2559) }),
     fc.record({ kind: fc.constant('release' as const), which: fc.nat() }),
     // The one that was allocated last: what was cut from a block goes back to it.
     { weight: 2, arbitrary: fc.record({ kind: fc.constant('release' as const), which: fc.constant(-1) }) },
@@ -56,6 +57,13 @@ it('answers as its naive twin and has the same pages free, after any sequence of
           if (pfn !== -1) {
             expect(pfn % 2 ** order).toBe(0);
             owned.push({ pfn, order });
+          }
+        } else if (operation.kind === 'allocateAt') {
+          const pfn = operation.where % free.length;
+          const wasTaken = allocator.allocateAt(pfn);
+          expect(wasTaken).toBe(twin.allocateAt(pfn));
+          if (wasTaken) {
+            owned.push({ pfn, order: 0 });
           }
         } else if (owned.length > 0) {
           const [{ pfn, order }] = owned.splice(
@@ -109,6 +117,10 @@ it('marks every page of its state that an operation changes', () => {
         expect(writes.unmarked()).toEqual([]);
         expect(writes.changed().length > 0).toBe(pfn !== -1);
       }
+      writes.restart();
+      const wasTaken = allocator.allocateAt(pages[0]!);
+      expect(writes.unmarked()).toEqual([]);
+      expect(writes.changed().length > 0).toBe(wasTaken);
     }),
     { numRuns: 50, interruptAfterTimeLimit: TIME_LIMIT_MS },
   );

@@ -2,6 +2,8 @@
 import {
   atomicMapper,
   EventWord,
+  type GuestImage,
+  type GuestTrace,
   type MigrateRequest,
   migrate,
   type PrecopySource,
@@ -9,6 +11,8 @@ import {
   SharedGuestMemory,
   type SyntheticOptions,
   syntheticImage,
+  traceImage,
+  traceWorkload,
   type Verification,
   Verifier,
   WorkerDestination,
@@ -42,12 +46,32 @@ export class Bench {
 
   /** A guest of 32 MiB (unless told otherwise), half of it free and full of old data, running. */
   async guest(options: TestGuestOptions = {}): Promise<WorkerGuest> {
-    const image = syntheticImage(atomicMapper, {
-      memoryBytes: 32 * MIB,
-      freeShare: 0.5,
-      freeRunPages: 24,
-      ...options.image,
+    return this.#run(
+      syntheticImage(atomicMapper, {
+        memoryBytes: 32 * MIB,
+        freeShare: 0.5,
+        freeRunPages: 24,
+        ...options.image,
+      }),
+      options,
+    );
+  }
+
+  /** A guest that replays a trace from a moment of it on, running. */
+  replaying(
+    trace: GuestTrace,
+    atMs: number,
+    options: Omit<TestGuestOptions, 'image' | 'workload' | 'trace'> & { readonly speed?: number } = {},
+  ): Promise<WorkerGuest> {
+    const { speed, ...rest } = options;
+    return this.#run(traceImage(atomicMapper, trace, atMs), {
+      ...rest,
+      trace,
+      workload: traceWorkload(trace, atMs, speed),
     });
+  }
+
+  async #run(image: GuestImage, options: Omit<TestGuestOptions, 'image'>): Promise<WorkerGuest> {
     const guest = await WorkerGuest.boot({
       freeMemory: 'data',
       oracle: true,

@@ -23,6 +23,9 @@ import {
   mapDirtyLog,
   type ReportMode,
 } from '../../src/guest/runtime.js';
+import type { GuestTrace } from '../../src/guest/trace.js';
+import { traceImage } from '../../src/guest/trace-player.js';
+import { traceWorkload } from '../../src/guest/trace-replay.js';
 import { decodeRegisters, encodeRegisters } from '../../src/guest/vcpu.js';
 import type { WorkloadSpec } from '../../src/guest/workload.js';
 import { isZeroPageByWords } from '../../src/memory/byte-ops.js';
@@ -106,6 +109,8 @@ export interface MachineOptions {
   /** What free pages hold; old data by default, so that leaving a page behind shows. */
   readonly freeMemory?: FreeMemoryMode;
   readonly workload?: WorkloadSpec;
+  /** Replayed from its first sample on; RAM, what is free, and the workload are the trace's. */
+  readonly trace?: GuestTrace;
   readonly reportMode?: ReportMode;
   readonly minOrder?: number;
   readonly ringSize?: number;
@@ -139,6 +144,7 @@ interface Parts {
   readonly inflated?: readonly number[];
   readonly restored?: CommandDeviceState;
   readonly deviceMap?: WordMapper | undefined;
+  readonly trace?: GuestTrace | undefined;
 }
 
 /** What of a machine travels beside its RAM. */
@@ -158,6 +164,7 @@ export class Machine implements SourceVm {
   readonly traps: VcpuTraps;
   readonly device: CommandDevice;
   readonly clock: ManualClock;
+  readonly trace: GuestTrace | undefined;
   /** What runs on the vCPU. */
   actor: Actor | undefined;
   /** The built-in guest, where it is that which runs. */
@@ -180,6 +187,7 @@ export class Machine implements SourceVm {
     const { pfnSpan } = memory.layout;
     this.memory = memory;
     this.clock = clock;
+    this.trace = parts.trace;
     this.control = new ControlBuffer(
       atomicMapper,
       new SharedArrayBuffer(CONTROL_BYTES),
@@ -226,9 +234,15 @@ export class Machine implements SourceVm {
   }
 
   /** A machine that has arrived: RAM and state of another. */
-  static arrived(memory: GuestMemory, clock: ManualClock, saved: SavedMachine): Machine {
+  static arrived(
+    memory: GuestMemory,
+    clock: ManualClock,
+    saved: SavedMachine,
+    trace: GuestTrace | undefined,
+  ): Machine {
     const { device, inflated, vcpu } = saved;
-    const machine = new Machine({ memory, clock, eventIdx: device.eventIdx, inflated, restored: device });
+    const { eventIdx } = device;
+    const machine = new Machine({ memory, clock, eventIdx, inflated, restored: device, trace });
     machine.device.registers.restore(device.registers);
     if (vcpu !== null) {
       const registers = decodeRegisters(new TextEncoder().encode(vcpu));
@@ -242,16 +256,9 @@ export class Machine implements SourceVm {
   }
 
   static #build(options: MachineOptions): { machine: Machine; image: GuestImage; config: GuestConfig } {
-    const blocks = options.blocks ?? [{ startGpa: 0, endGpa: gpaOf(options.pages ?? DEFAULT_PAGES) }];
-    const layout = new RamLayout(blocks);
-    const image = emptyImage('by-hand', blocks);
-    const { free, zero } = imageBitmaps(atomicMapper, image);
-    for (const [pfn, pageCount] of options.free ?? DEFAULT_FREE) {
-      free.setRange(pfn, pageCount);
-    }
-    for (const [pfn, pageCount] of options.zero ?? []) {
-      zero.setRange(pfn, pageCount);
-    }
+    const { trace } = options;
+    const image = trace === undefined ? imageOf(options) : traceImage(atomicMapper, trace, 0);
+    const layout = new RamLayout(image.blocks);
     const ringSize = options.ringSize ?? 64;
     const config: GuestConfig = {
       metadataGpa: findMetadataPlace(atomicMapper, image, ringSize),
@@ -260,7 +267,7 @@ export class Machine implements SourceVm {
       reportMode: options.reportMode ?? 'walk',
       minOrder: options.minOrder ?? 0,
       ringDeadlineMs: options.ringDeadlineMs ?? 50,
-      workload: options.workload ?? { kind: 'halt' },
+      workload: trace === undefined ? (options.workload ?? { kind: 'halt' }) : traceWorkload(trace, 0),
       seed: options.seed ?? 1,
     };
     const shared = SharedGuestMemory.allocate(layout);
@@ -272,13 +279,14 @@ export class Machine implements SourceVm {
       eventIdx: config.eventIdx,
       firstId: options.firstId,
       deviceMap: options.deviceMap,
+      trace,
     });
     return { machine, image, config };
   }
 
   #runtimeParts(): Omit<GuestRuntimeOptions, 'config' | 'content'> {
-    const { memory, log, control, traps, oracle } = this;
-    return { map: atomicMapper, memory, log, control, port: traps, oracle };
+    const { memory, log, control, traps, oracle, trace } = this;
+    return { map: atomicMapper, memory, log, control, port: traps, oracle, trace };
   }
 
   /** A slice of the guest, unless it is stopped. Milliseconds until it has work. */
@@ -404,6 +412,19 @@ export class Machine implements SourceVm {
     };
     return new TextEncoder().encode(JSON.stringify(saved));
   }
+}
+
+function imageOf(options: MachineOptions): GuestImage {
+  const blocks = options.blocks ?? [{ startGpa: 0, endGpa: gpaOf(options.pages ?? DEFAULT_PAGES) }];
+  const image = emptyImage('by-hand', blocks);
+  const { free, zero } = imageBitmaps(atomicMapper, image);
+  for (const [pfn, pageCount] of options.free ?? DEFAULT_FREE) {
+    free.setRange(pfn, pageCount);
+  }
+  for (const [pfn, pageCount] of options.zero ?? []) {
+    zero.setRange(pfn, pageCount);
+  }
+  return image;
 }
 
 function privateCopy(shared: SharedGuestMemory): PrivateGuestMemory {
@@ -689,6 +710,7 @@ class Arrival implements DestinationVm {
   /** Running from the moment it is there. */
   machine: Machine | undefined;
   readonly #clock: ManualClock;
+  readonly #trace: GuestTrace | undefined;
   readonly #faults: Faults;
   #saved: SavedMachine | undefined;
 
@@ -696,6 +718,7 @@ class Arrival implements DestinationVm {
     const { layout, shared } = source.memory;
     this.memory = shared ? SharedGuestMemory.allocate(layout) : new PrivateGuestMemory(layout);
     this.#clock = source.clock;
+    this.#trace = source.trace;
     this.#faults = faults;
   }
 
@@ -710,7 +733,7 @@ class Arrival implements DestinationVm {
     if (this.#faults.failToStart === true) {
       throw new LacunaError('GUEST_FAILED', 'the test does not start it');
     }
-    this.machine = Machine.arrived(this.memory, this.#clock, this.#saved!);
+    this.machine = Machine.arrived(this.memory, this.#clock, this.#saved!, this.#trace);
     return this.#clock.now;
   }
 }

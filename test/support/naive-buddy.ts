@@ -66,6 +66,12 @@ export class NaiveBuddy {
     return -1;
   }
 
+  allocateAt(pfn: number): boolean {
+    const wasFree = this.free[pfn] === true;
+    this.free[pfn] = false;
+    return wasFree;
+  }
+
   release(pfn: number, order: number): void {
     this.#set(pfn, order, true);
   }

@@ -1,6 +1,6 @@
 import pc from 'picocolors';
 import { isLacunaError } from '../../errors.js';
-import { type GuestImage, syntheticImage } from '../../guest/image.js';
+import { syntheticImage } from '../../guest/image.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
 import { MIB } from '../../memory/page.js';
 import { atomicMapper } from '../../memory/shared-words.js';
@@ -12,13 +12,14 @@ import { BASELINES, type Baseline, type BenchReport, type RunReport } from '../.
 import { isVerified, summarise, withMedianMaps } from '../../report/summary.js';
 import { machineLine, summaryTable } from '../../report/table.js';
 import { Verifier } from '../../vmm/verifier.js';
+import type { StoredGuest } from '../captures.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
 import { checkWritable, writeReport, writeText } from '../report-file.js';
 import { type RunServices, type RunSpec, runOnce } from './run.js';
 
 /** What `lacuna bench` was asked for. */
 export interface BenchRequest {
-  readonly guests: readonly GuestImage[];
+  readonly guests: readonly StoredGuest[];
   readonly baselines: readonly Baseline[];
   readonly runs: number;
   readonly spec: Omit<RunSpec, 'image' | 'baseline' | 'seed'>;

@@ -1,21 +1,25 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { LacunaError } from '../../errors.js';
 import { MAX_ORDER } from '../../guest/buddy-allocator.js';
-import {
-  FREE_MEMORY_MODES,
-  type FreeMemoryMode,
-  type GuestImage,
-  growImage,
-  syntheticImage,
-} from '../../guest/image.js';
+import { FREE_MEMORY_MODES, type FreeMemoryMode, growImage, syntheticImage } from '../../guest/image.js';
 import { REPORT_MODES, type ReportMode } from '../../guest/runtime.js';
+import { traceWorkload } from '../../guest/trace-replay.js';
 import { IDLE_WORKLOAD, type WorkloadSpec } from '../../guest/workload.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { SCHEDULES, type Schedule } from '../../migration/options.js';
 import { BASELINES, type Baseline } from '../../report/schema.js';
 import { VIRTQ_MAX_SIZE } from '../../spec/virtio-ring.js';
 import { DEFAULT_RING_SIZE } from '../../vmm/worker-guest.js';
-import { captureNames, loadCapture } from '../captures.js';
-import { parseList, parseMemory, parseMs, parseRate, parseWhole } from '../units.js';
+import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
+import {
+  parseFactor,
+  parseList,
+  parseMemory,
+  parseMs,
+  parseRate,
+  parseSeconds,
+  parseWhole,
+} from '../units.js';
 import { parseWorkload } from '../workload-option.js';
 import { bench } from './bench.js';
 
@@ -25,6 +29,8 @@ interface BenchOptions {
   readonly growTo?: number;
   readonly free: number;
   readonly workload: WorkloadSpec;
+  readonly at: number;
+  readonly traceSpeed: number;
   readonly freeMemory: FreeMemoryMode;
   readonly baseline: readonly Baseline[];
   readonly schedule: Schedule;
@@ -44,7 +50,8 @@ interface BenchOptions {
 const DEFAULT_GUESTS = ['build-2g', 'fragmented-2g'];
 
 const HELP = `
-Guests that come with lacuna: ${captureNames().join(', ')}.
+Guests that come with lacuna: ${captureNames().join(', ')};
+and in time, replayed while they are migrated: ${traceNames().join(', ')}.
 
 Baselines:
   none    sends every page            zero    detects zero pages
@@ -55,6 +62,7 @@ Examples:
   $ lacuna bench --guest idle-8g cache-8g --baseline zero,both --link unlimited --free-memory data
   $ lacuna bench --memory 512MiB --workload dirty:50MB/s:64MiB --schedule wait --runs 5
   $ lacuna bench --guest idle-8g --grow-to 128GiB --baseline zero,both --link unlimited
+  $ lacuna bench --guest trace-build-2g --at 40 --trace-speed 10
   $ lacuna bench --guest ./my-capture --min-order 10 --json my-report.json
 
 Exit codes: 0 every migration completed and was verified, 1 one was not, 2 wrong usage, 130 interrupted.`;
@@ -114,6 +122,19 @@ export function addBenchCommand(
         .default(IDLE_WORKLOAD, 'idle, 50 pages/s'),
     )
     .addOption(
+      new Option('--at <seconds>', 'where in its trace a guest in time begins')
+        .argParser(parseSeconds)
+        .default(20_000, '20'),
+    )
+    .addOption(
+      new Option(
+        '--trace-speed <factor>',
+        'how fast a trace is replayed: 10 is ten times as fast as it was taken',
+      )
+        .argParser(parseFactor)
+        .default(1, '1'),
+    )
+    .addOption(
       new Option('--free-memory <what>', 'what free pages hold')
         .choices(FREE_MEMORY_MODES)
         .default('captured'),
@@ -160,11 +181,11 @@ export function addBenchCommand(
     .option('--html <file>', 'the report as a page with charts, for the browser')
     .option('--quiet', 'no progress', false)
     .addHelpText('after', HELP)
-    .action(async (options: BenchOptions) => {
+    .action(async (options: BenchOptions, command: Command) => {
       done(
         await bench(
           {
-            guests: guestsOf(options),
+            guests: guestsOf(options, command),
             baselines: options.baseline,
             runs: options.runs,
             json: options.json,
@@ -176,6 +197,8 @@ export function addBenchCommand(
             spec: {
               freeMemory: options.freeMemory,
               workload: options.workload,
+              traceAtMs: options.at,
+              traceSpeed: options.traceSpeed,
               schedule: options.schedule,
               minOrder: options.minOrder,
               reportMode: options.reportMode,
@@ -195,17 +218,46 @@ function parseLink(text: string): { name: string; bytesPerSecond: number } {
   return { name: text, bytesPerSecond: parseRate(text) };
 }
 
-function guestsOf(options: BenchOptions): GuestImage[] {
-  if (options.memory !== undefined) {
-    return [
-      syntheticImage(atomicMapper, {
-        memoryBytes: options.memory,
-        freeShare: options.free,
-        freeRunPages: 64,
-      }),
-    ];
-  }
-  const images = (options.guest ?? DEFAULT_GUESTS).map(loadCapture);
+function guestsOf(options: BenchOptions, command: Command): StoredGuest[] {
+  const guests =
+    options.memory === undefined
+      ? (options.guest ?? DEFAULT_GUESTS).map(loadGuest)
+      : [
+          syntheticImage(atomicMapper, {
+            memoryBytes: options.memory,
+            freeShare: options.free,
+            freeRunPages: 64,
+          }),
+        ];
+  checkTraceOptions(guests, (name) => command.getOptionValueSource(name) === 'cli', options);
   const { growTo } = options;
-  return growTo === undefined ? images : images.map((image) => growImage(atomicMapper, image, growTo));
+  return growTo === undefined ? guests : guests.map((guest) => grown(guest, growTo));
+}
+
+function grown(guest: StoredGuest, memoryBytes: number): StoredGuest {
+  if (guest.trace !== undefined) {
+    throw new LacunaError('INVALID_ARGUMENT', `--grow-to: ${guest.name} has the memory of its trace`);
+  }
+  return growImage(atomicMapper, guest, memoryBytes);
+}
+
+/** An option that would do nothing is refused, and so is a moment that a trace has not. */
+function checkTraceOptions(
+  guests: readonly StoredGuest[],
+  given: (option: string) => boolean,
+  { at, traceSpeed }: BenchOptions,
+): void {
+  const traces = guests.flatMap(({ trace }) => (trace === undefined ? [] : [trace]));
+  if (traces.length === 0 && (given('at') || given('traceSpeed'))) {
+    throw new LacunaError(
+      'INVALID_ARGUMENT',
+      `--at and --trace-speed are for a guest in time: --guest ${traceNames().join(', ')}`,
+    );
+  }
+  if (traces.length > 0 && given('workload')) {
+    throw new LacunaError('INVALID_ARGUMENT', `--workload: ${traces[0]!.name} does what its trace says`);
+  }
+  for (const trace of traces) {
+    traceWorkload(trace, at, traceSpeed);
+  }
 }

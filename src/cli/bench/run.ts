@@ -1,7 +1,9 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
-import { type FreeMemoryMode, type GuestImage, imageBitmaps, pagesHeld } from '../../guest/image.js';
+import { type FreeMemoryMode, imageBitmaps, pagesHeld } from '../../guest/image.js';
 import type { ReportMode, SelfCheck } from '../../guest/runtime.js';
+import { traceImage, traceWrites } from '../../guest/trace-player.js';
+import { traceWorkload } from '../../guest/trace-replay.js';
 import { epochMs } from '../../guest/vcpu.js';
 import { pagesPerSecond, type WorkloadSpec } from '../../guest/workload.js';
 import { EventWord } from '../../memory/control-buffer.js';
@@ -17,16 +19,22 @@ import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import { reportOf } from '../../migration/report.js';
 import { Timeline } from '../../migration/timeline.js';
 import { encodePageMap } from '../../report/page-map.js';
-import type { Baseline, RunReport } from '../../report/schema.js';
+import type { Baseline, ReplayReport, RunReport } from '../../report/schema.js';
 import { threadCpuMs } from '../../vmm/threads.js';
 import type { Verifier } from '../../vmm/verifier.js';
 import { WorkerDestination } from '../../vmm/worker-destination.js';
-import { WorkerGuest } from '../../vmm/worker-guest.js';
+import { type ReplayProgress, WorkerGuest } from '../../vmm/worker-guest.js';
+import type { StoredGuest } from '../captures.js';
 import { describeWorkload } from '../workload-option.js';
 
 /** One migration of a benchmark. */
 export interface RunSpec {
-  readonly image: GuestImage;
+  /** One with a trace is booted in the trace's state at {@link traceAtMs} and replays it; `workload` is not used. */
+  readonly image: StoredGuest;
+  /** ms since the trace's first sample. */
+  readonly traceAtMs: number;
+  /** ms of the trace for each ms of the guest. */
+  readonly traceSpeed: number;
   readonly freeMemory: FreeMemoryMode;
   readonly workload: WorkloadSpec;
   readonly baseline: Baseline;
@@ -59,7 +67,8 @@ const WORK_TIMEOUT_MS = 20_000;
  * Boots a guest from its memory map, migrates it, compares every page, and lets it go on at the destination until
  * it has worked and checked itself there. Only the migration is timed.
  */
-export async function runOnce(spec: RunSpec, services: RunServices): Promise<RunReport> {
+export async function runOnce(asked: RunSpec, services: RunServices): Promise<RunReport> {
+  const spec = withReplay(asked);
   const { pool, onPhase } = services;
   const layout = new RamLayout(spec.image.blocks);
   const event = new EventWord(atomicMapper);
@@ -85,6 +94,7 @@ export async function runOnce(spec: RunSpec, services: RunServices): Promise<Run
       ringSize: spec.ringSize,
       seed: spec.seed,
       oracle: true,
+      trace: spec.image.trace,
     });
     if (touched) {
       zeroMemory(destinationMemory); // while the guest's thread fills the other
@@ -128,6 +138,18 @@ function heldBytes({ image, freeMemory, baseline }: RunSpec, side: 'source' | 'd
   );
 }
 
+/** The run with the image and the workload of its trace, if it has one. */
+function withReplay(spec: RunSpec): RunSpec {
+  const { trace } = spec.image;
+  return trace === undefined
+    ? spec
+    : {
+        ...spec,
+        image: { ...traceImage(atomicMapper, trace, spec.traceAtMs), trace },
+        workload: traceWorkload(trace, spec.traceAtMs, spec.traceSpeed),
+      };
+}
+
 function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' | keyof Measured['report']> {
   return {
     guest: spec.image.name,
@@ -168,7 +190,7 @@ async function timedMigration(
       guest.oracle?.sessionIssued(event.id);
     }
   };
-  const before = { exits: guest.exits(), counters: guest.counters() };
+  const before = { exits: guest.exits(), counters: guest.counters(), replay: guest.replay() };
   const cpuBefore = {
     guest: guest.cpuMs(),
     destination: destination.cpuMs(),
@@ -206,6 +228,7 @@ async function timedMigration(
   const counts = guest.device?.session.counts;
   const counters = guest.counters();
   const pageFates = fates.fates(source.accounts.skipped);
+  const replayed = replayReport(spec, before.replay, guest.replay());
   const pages = counters.pagesWritten - before.counters.pagesWritten;
   const ranMs = (Number.isNaN(source.guestStoppedAt) ? epochMs() : source.guestStoppedAt) - began;
   return {
@@ -222,8 +245,9 @@ async function timedMigration(
       guestWork: {
         pagesWritten: pages,
         pagesPerSecond: (pages / ranMs) * 1000,
-        askedPagesPerSecond: pagesPerSecond(spec.workload),
+        askedPagesPerSecond: replayed?.askedPagesPerSecond ?? pagesPerSecond(spec.workload),
       },
+      ...(replayed === undefined ? {} : { replay: replayed.replay }),
       eventLoop: {
         p50: eventLoop.percentile(50) / 1e6,
         p99: eventLoop.percentile(99) / 1e6,
@@ -236,6 +260,31 @@ async function timedMigration(
         map: encodePageMap(pageFates),
       },
     },
+  };
+}
+
+/** Where in the trace the migration took place, and what the trace asks for there. */
+function replayReport(
+  spec: RunSpec,
+  before: ReplayProgress | undefined,
+  after: ReplayProgress | undefined,
+): { readonly replay: ReplayReport; readonly askedPagesPerSecond: number } | undefined {
+  const { trace } = spec.image;
+  if (trace === undefined || before === undefined || after === undefined) {
+    return undefined;
+  }
+  const { traceSpeed: speed } = spec;
+  const pages = traceWrites(trace, before.atMs, after.atMs);
+  const ms = (after.atMs - before.atMs) / speed;
+  return {
+    replay: {
+      speed,
+      beganAt: before.atMs,
+      stoppedAt: after.atMs,
+      skipped: after.skipped - before.skipped,
+      ended: after.ended,
+    },
+    askedPagesPerSecond: ms === 0 ? 0 : (pages / ms) * 1000,
   };
 }
 
@@ -273,7 +322,8 @@ function isClean(check: SelfCheck): boolean {
 /** The guest goes on at the destination: whether its workload has written there in time. */
 async function works(guest: WorkerGuest, workload: WorkloadSpec): Promise<boolean> {
   const deadline = performance.now() + WORK_TIMEOUT_MS;
-  while (guest.counters().pagesWritten === 0 && workload.kind !== 'halt') {
+  const idle = (): boolean => workload.kind === 'halt' || guest.replay()?.ended === true;
+  while (guest.counters().pagesWritten === 0 && !idle()) {
     if (performance.now() > deadline || guest.failure !== undefined) {
       return false;
     }

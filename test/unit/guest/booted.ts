@@ -10,6 +10,9 @@ import {
   syntheticImage,
 } from '../../../src/guest/image.js';
 import { type GuestConfig, GuestRuntime, type VcpuRegisters } from '../../../src/guest/runtime.js';
+import type { GuestTrace } from '../../../src/guest/trace.js';
+import { traceImage } from '../../../src/guest/trace-player.js';
+import { traceWorkload } from '../../../src/guest/trace-replay.js';
 import { CONTROL_BYTES, ControlBuffer, EventWord } from '../../../src/memory/control-buffer.js';
 import type { DirtyLog } from '../../../src/memory/dirty-log.js';
 import { SharedGuestMemory } from '../../../src/memory/guest-memory.js';
@@ -26,6 +29,7 @@ export interface BootedGuest {
   readonly control: ControlBuffer;
   readonly config: GuestConfig;
   readonly runtime: GuestRuntime;
+  readonly trace?: GuestTrace | undefined;
 }
 
 export const SMALL_RING = 64;
@@ -57,10 +61,17 @@ export function configFor(image: GuestImage, changes: Partial<GuestConfig> = {})
 export interface BootOptions extends Partial<GuestConfig> {
   readonly image?: GuestImage;
   readonly freeMemory?: FreeMemoryMode;
+  /** Given to the guest; {@link replaying} makes the rest. */
+  readonly trace?: GuestTrace;
+}
+
+/** A guest that replays a trace from a moment of it on. */
+export function replaying(trace: GuestTrace, atMs = 0, speed = 1): BootOptions {
+  return { image: traceImage(atomicMapper, trace, atMs), trace, workload: traceWorkload(trace, atMs, speed) };
 }
 
 export function bootGuest(options: BootOptions = {}): BootedGuest {
-  const { image = smallImage(), freeMemory = 'data', ...changes } = options;
+  const { image = smallImage(), freeMemory = 'data', trace, ...changes } = options;
   const config = configFor(image, changes);
   const memory = SharedGuestMemory.allocate(new RamLayout(image.blocks));
   const content = new PageContent(config.seed);
@@ -69,10 +80,10 @@ export function bootGuest(options: BootOptions = {}): BootedGuest {
   const log = makeLog(memory.layout.pfnSpan);
   const port = new VcpuTraps(control);
   const runtime = GuestRuntime.boot(
-    { map: atomicMapper, memory, log, control, port, config, content },
+    { map: atomicMapper, memory, log, control, port, config, content, trace },
     image,
   );
-  return { memory, log, control, config, runtime };
+  return { memory, log, control, config, runtime, trace };
 }
 
 /** The guest goes on from a copy of its memory and from its registers, as bytes would carry them. */
@@ -92,10 +103,11 @@ export function moveGuest(guest: BootedGuest): BootedGuest {
       control,
       port: new VcpuTraps(control),
       content: new PageContent(registers.config.seed),
+      trace: guest.trace,
     },
     registers,
   );
-  return { memory, log, control, config: registers.config, runtime };
+  return { memory, log, control, config: registers.config, runtime, trace: guest.trace };
 }
 
 /** The host's side of the guest's balloon, anew or as another host has left it. */

@@ -109,6 +109,39 @@ describe('allocating', () => {
   });
 });
 
+describe('allocating a certain page', () => {
+  it('splits the block in which it lies and gives the other halves back', () => {
+    const { allocator } = initialised(allFree(1024));
+    expect(allocator.allocateAt(5)).toBe(true);
+    expect(pagesIn(allocator.free)).not.toContain(5);
+    // 4; 6–7; 0–3; 8–15; 16–31; …
+    expect(allocator.blocksByOrder()).toEqual([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]);
+    expect(allocator.freePages).toBe(1023);
+    expect(allocator.inconsistency()).toBeUndefined();
+    allocator.release(5, 0);
+    expect(allocator.blocksByOrder()).toEqual([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+  });
+
+  it('takes the last page of memory, which lies in no larger block', () => {
+    const { allocator } = initialised(allFree(7));
+    expect(allocator.allocateAt(6)).toBe(true);
+    expect(allocator.blocksByOrder().slice(0, 3)).toEqual([0, 1, 1]);
+  });
+
+  it.each([
+    ['is not free', 5],
+    ['lies behind the end of memory', 4096],
+    ['lies far behind it', 2 ** 30],
+  ])('takes nothing when the page %s, and stays as it was', (_, pfn) => {
+    const { allocator } = initialised(freeExcept(5));
+    const blocks = allocator.blocksByOrder();
+    expect(allocator.allocateAt(pfn)).toBe(false);
+    expect(allocator.blocksByOrder()).toEqual(blocks);
+    expect(allocator.freePages).toBe(SPAN - 1);
+    expect(allocator.inconsistency()).toBeUndefined();
+  });
+});
+
 describe('releasing', () => {
   it('merges buddies up to the largest order and no further', () => {
     const { allocator } = initialised(allFree(2048));

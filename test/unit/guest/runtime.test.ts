@@ -2,14 +2,14 @@ import { describe, expect, it } from 'vitest';
 import { HintState } from '../../../src/balloon/hint-session.js';
 import { layOutMetadata } from '../../../src/guest/metadata.js';
 import { REPORT_MODES } from '../../../src/guest/runtime.js';
-import type { WorkloadSpec } from '../../../src/guest/workload.js';
+import type { RuleSpec } from '../../../src/guest/workload.js';
 import { FREE_PAGES, PAGES_WRITTEN, RANGES_REPORTED } from '../../../src/memory/control-buffer.js';
 import { PAGE_SIZE, pfnOf } from '../../../src/memory/page.js';
 import { type BootedGuest, bootGuest, deviceOf, HintedPages, moveGuest, smallImage } from './booted.js';
 import { pagesIn, UnmarkedWrites } from './small-guest.js';
 
 const CLEAN = { badPages: 0, badPfn: -1 };
-const KIND_SPECS: Record<WorkloadSpec['kind'], WorkloadSpec> = {
+const KIND_SPECS: Record<RuleSpec['kind'], RuleSpec> = {
   halt: { kind: 'halt' },
   idle: { kind: 'idle', pagesPerSecond: 5000 },
   dirty: { kind: 'dirty', bytesPerSecond: 20_000 * PAGE_SIZE, workingSetBytes: 100 * PAGE_SIZE },

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { WORKLOAD_SLOTS } from '../../../src/guest/metadata.js';
-import { Workload, type WorkloadHost, type WorkloadSpec } from '../../../src/guest/workload.js';
+import { type RuleSpec, Workload, type WorkloadHost } from '../../../src/guest/workload.js';
 import { bitmapOf, makeAllocator } from './small-guest.js';
 
 const SPAN = 8192;
@@ -44,7 +44,7 @@ function runFor(workload: Workload, ms: number, everyMs = 1, from = 1000): void 
 }
 
 const RATE = 2000;
-const kinds: [WorkloadSpec['kind'], WorkloadSpec][] = [
+const kinds: [RuleSpec['kind'], RuleSpec][] = [
   ['idle', { kind: 'idle', pagesPerSecond: RATE }],
   ['dirty', { kind: 'dirty', bytesPerSecond: RATE * 4096, workingSetBytes: 200 * 4096 }],
   ['churn', { kind: 'churn', pagesPerSecond: RATE, keepBlocks: 40 }],
@@ -275,7 +275,7 @@ describe('blocks that a workload owns', () => {
 });
 
 describe('a workload that has moved', () => {
-  it.each([...kinds, ['pressure', { kind: 'pressure', pagesPerSecond: RATE }] as [string, WorkloadSpec]])(
+  it.each([...kinds, ['pressure', { kind: 'pressure', pagesPerSecond: RATE }] as [string, RuleSpec]])(
     '%s goes on as if it had stayed',
     (_, spec) => {
       const stayed = makeHost();
