@@ -1,5 +1,6 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
+import { migrateObserved } from '../../diagnostics.js';
 import { type FreeMemoryMode, type GuestImage, imageBitmaps } from '../../guest/image.js';
 import type { ReportMode, SelfCheck } from '../../guest/runtime.js';
 import { epochMs } from '../../guest/vcpu.js';
@@ -9,7 +10,7 @@ import type { SharedGuestMemory } from '../../memory/guest-memory.js';
 import { type MemoryPool, zeroMemory } from '../../memory/memory-pool.js';
 import { RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
-import { type MigrationProgress, migrate, wakeOrTimeout } from '../../migration/migrate.js';
+import { type MigrationProgress, wakeOrTimeout } from '../../migration/migrate.js';
 import type { Schedule } from '../../migration/options.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import { reportOf } from '../../migration/report.js';
@@ -150,7 +151,10 @@ async function timedMigration(
   const began = epochMs();
   const eventLoop = monitorEventLoopDelay({ resolution: 1 });
   eventLoop.enable();
-  const source = await migrate({
+  const source = await migrateObserved({
+    name: `${spec.image.name} ${spec.baseline}`,
+    exits: () => guest.exits(),
+    droppedPages: () => guest.counters().pagesDropped,
     vm: guest,
     channel: destination.channel,
     event: guest.event,
