@@ -216,6 +216,8 @@ function parseState(bytes, pageCount) {
     }
     return { registers, pc, halted, free };
   } catch (cause) {
-    throw new LacunaError('DEVICE_STATE_INVALID', `the device state can't be read: ${String(cause)}`, { cause });
+    throw new LacunaError('DEVICE_STATE_INVALID', `the device state can't be read: ${String(cause)}`, {
+      cause,
+    });
   }
 }
