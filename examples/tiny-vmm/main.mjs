@@ -7,7 +7,9 @@ import { program } from './program.mjs';
 import { TinyVm } from './vm.mjs';
 
 const MEMORY_PAGES = 16_384; // 64 MiB
-const CODE = program({ pages: 12_000, keepOneIn: 4, generations: 1000 });
+/** A link of 200 MB/s is modelled, so that the program has time to write to its memory meanwhile. */
+const OPTIONS = { bytesPerSecond: 200e6, downtimeLimitMs: 5 };
+const CODE = program({ pages: 12_000, keepOneIn: 4, generations: 1200 });
 
 /** Refuses whatever arrives, as a host without room for it would. */
 class FullHost extends TinyVm {
@@ -36,7 +38,7 @@ async function moveWhileRunning(hints, refuse) {
   const there = refuse ? new FullHost(options) : new TinyVm(options);
   const channel = new LoopbackChannel();
   channel.connect(new Receiver(there, (message) => channel.reply(message)));
-  const source = await migrate({ vm: here, channel, event, options: { downtimeLimitMs: 1 } });
+  const source = await migrate({ vm: here, channel, event, options: OPTIONS });
 
   const arrived = source.phase === 'completed';
   const guest = arrived ? there : here;
@@ -61,10 +63,11 @@ for (const hints of [false, true]) {
   const { sent, accounts, rounds, error } = source;
   console.log(`${hints ? 'with hints' : 'without hints'}: ${source.phase}`);
   if (arrived) {
+    const ms = source.endedAt - source.startedAt;
     const downtimeMs = source.guestStartedAt - source.guestStoppedAt;
     console.log(
-      `  ${sent.pages} pages sent, ${sent.zeroPages} as zeroes, ${accounts.hints.applied} free ones left behind;` +
-        ` ${rounds.length} rounds, ${downtimeMs.toFixed(1)} ms of downtime`,
+      `  ${ms.toFixed(0)} ms, of which it stood still ${downtimeMs.toFixed(1)}; ${rounds.length} rounds: ` +
+        `${sent.pages} pages sent, ${sent.zeroPages} as zeroes, ${accounts.hints.applied} free ones left behind`,
     );
   } else {
     console.log(`  ${error?.code}: ${error?.message}`);

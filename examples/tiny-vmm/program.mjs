@@ -21,6 +21,7 @@ const R = {
   limit: 9,
   generation: 10,
   value: 11,
+  cursor: 12,
 };
 
 /** Where the result is when the machine has halted. */
@@ -58,12 +59,18 @@ export function program({ pages, keepOneIn, generations }) {
   code.jump('thin out');
 
   code.label('work');
+  code.op(Op.add, R.cursor, R.head, R.zero);
   code.op(Op.set, R.limit, 0, 0, generations);
   code.label('generation');
   code.op(Op.addImmediate, R.generation, R.generation, 0, 1);
   push(code, 'fill again');
-  code.op(Op.add, R.page, R.head, R.zero);
-  takeOutNext(code, 'sum');
+  // One goes where the cursor is, which goes round the list.
+  code.op(Op.add, R.page, R.cursor, R.zero);
+  takeOutNext(code, 'from the head again');
+  code.op(Op.load, R.cursor, R.page, 0, 0);
+  code.jumpIf(Op.ifLess, R.zero, R.cursor, 'sum');
+  code.label('from the head again');
+  code.op(Op.add, R.cursor, R.head, R.zero);
   code.label('sum');
   code.op(Op.add, R.page, R.head, R.zero);
   code.label('add up');
