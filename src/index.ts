@@ -1,17 +1,14 @@
 /**
  * lacuna: live migration that leaves a virtual machine's free pages behind.
  *
- * The public API. What is not exported here may change in any release.
+ * The public API. What is not exported here, or from `lacuna/core`, `lacuna/diagnostics` and `lacuna/metrics`, may
+ * change in any release.
  *
  * @packageDocumentation
  */
 
-// The balloon device and the exits that it costs.
-export type { ExitCounts, ExitTable } from './balloon/exits.js';
-export type { HintSession, HintSink, HintStateName } from './balloon/hint-session.js';
-// What goes wrong.
-export { isLacunaError, LacunaError, type LacunaErrorCode } from './errors.js';
-// The built-in guest, in a worker thread, and the destination in another.
+export * from './core.js';
+// The built-in guest, in a worker thread, and the destination in another; the memory maps that it is made from.
 export { type CaptureFiles, parseCapture } from './guest/capture.js';
 export {
   type FreeMemoryMode,
@@ -24,42 +21,15 @@ export { type GuestTrace, parseTrace, type TraceFiles, traceEndMs } from './gues
 export { traceImage } from './guest/trace-player.js';
 export { traceWorkload } from './guest/trace-replay.js';
 export { IDLE_WORKLOAD, type ReplaySpec, type WorkloadSpec } from './guest/workload.js';
-// Guest memory, its bitmaps and its dirty log.
-export { EventWord } from './memory/control-buffer.js';
-export { DirtyLog, type DirtySink } from './memory/dirty-log.js';
-export {
-  type BackedSegment,
-  type GuestMemory,
-  PrivateGuestMemory,
-  SharedGuestMemory,
-} from './memory/guest-memory.js';
 export { MemoryPool } from './memory/memory-pool.js';
-export { PageBitmap, type PageRun } from './memory/page-bitmap.js';
-export { q35Blocks, type RamBlock, RamLayout, type RamSegment } from './memory/ram-layout.js';
-export {
-  atomicMapper,
-  type SharedHalfWords,
-  type SharedWords,
-  type WordMapper,
-} from './memory/shared-words.js';
-// Migrating a machine of one's own: implement SourceVm and DestinationVm, connect them by a channel.
-export { type MigrateRequest, type MigrationProgress, migrate } from './migration/migrate.js';
-export { DEFAULT_OPTIONS, type MigrationOptions, SCHEDULES, type Schedule } from './migration/options.js';
-export type {
-  MigrationEvent,
-  PrecopySource,
-  RoundRecord,
-  SessionRecord,
-  SourcePhase,
-} from './migration/precopy.js';
-export { Receiver, type ReceiverState } from './migration/receiver.js';
-export { type MigrationReport, type ReportContext, reportOf } from './migration/report.js';
-export { type Comparison, comparePages } from './migration/verify.js';
-export type { DestinationVm, HintDevice, SourceVm } from './migration/vm.js';
 // `report.json`
-export type { BenchReport, RunReport, SummaryRow } from './report/schema.js';
-export { LoopbackChannel } from './transport/loopback.js';
+export type { Baseline, BenchReport, MachineReport, RunReport, Spread, SummaryRow } from './report/schema.js';
 export { type Verification, Verifier } from './vmm/verifier.js';
-export { WorkerDestination } from './vmm/worker-destination.js';
-export { type ReplayProgress, WorkerGuest, type WorkerGuestOptions } from './vmm/worker-guest.js';
-export type { DestinationMessage, FrameSink, PageCounts, SourceChannel } from './wire/channel.js';
+export { type DestinationOptions, WorkerDestination } from './vmm/worker-destination.js';
+export {
+  type GuestCounters,
+  type HostingOptions,
+  type ReplayProgress,
+  WorkerGuest,
+  type WorkerGuestOptions,
+} from './vmm/worker-guest.js';

@@ -20,6 +20,7 @@ export const HintState = {
   /** The guest has put the stop sign: nothing more will come (C6). */
   done: 'done',
 } as const;
+/** A state's name, a value of {@link HintState}. */
 export type HintStateName = (typeof HintState)[keyof typeof HintState];
 
 /** What came of the queue's entries, in pages unless it says otherwise. */

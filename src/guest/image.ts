@@ -10,6 +10,7 @@ import { metadataPages } from './metadata.js';
 
 /** What free pages hold: as the capture says, zeroes, or what was there before they were freed. */
 export const FREE_MEMORY_MODES = ['captured', 'zero', 'data'] as const;
+/** What the free pages of a guest hold when it is booted: `captured` as they were, `zero`, or old `data`. */
 export type FreeMemoryMode = (typeof FREE_MEMORY_MODES)[number];
 
 /**
@@ -41,6 +42,7 @@ export function emptyImage(name: string, blocks: readonly RamBlock[]): GuestImag
   return { name, blocks, free: new SharedArrayBuffer(bytes), zero: new SharedArrayBuffer(bytes) };
 }
 
+/** A made-up machine. */
 export interface SyntheticOptions {
   readonly memoryBytes: number;
   /** Share of memory that is free, 0 … 0.95. */

@@ -41,6 +41,7 @@ import { Workload, type WorkloadSpec, type WorkloadState } from './workload.js';
 
 /** The two ways in which a guest finds its free pages. */
 export const REPORT_MODES = ['walk', 'hold'] as const;
+/** How the guest's driver finds its free pages: `walk` reads the allocator's bitmap, `hold` allocates the blocks. */
 export type ReportMode = (typeof REPORT_MODES)[number];
 
 /** How the guest is built and what it does. The same at the source and at the destination. */

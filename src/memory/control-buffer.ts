@@ -209,6 +209,7 @@ export class EventWord {
     this.words = map.words(buffer, 0, 1);
   }
 
+  /** There is news: wakes whoever waits. Any thread may call it. */
   ring(): void {
     this.words.add(0, 1);
     this.words.notify(0);

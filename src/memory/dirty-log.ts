@@ -3,6 +3,7 @@ import type { PageBitmap } from './page-bitmap.js';
 
 /** Where drained bits go: `bits` of word `wordIndex` were set and are now the caller's to account for. */
 export interface DirtySink {
+  /** Bit `i` of `bits` is page `wordIndex * 32 + i`. */
   addDirty(wordIndex: number, bits: number): void;
 }
 
@@ -32,6 +33,7 @@ export class DirtyLog {
     this.bitmap.set(pfn);
   }
 
+  /** Marks a run of pages. Call after the bytes are written. */
   markRange(pfn: number, pageCount: number): void {
     this.bitmap.setRange(pfn, pageCount);
   }

@@ -53,6 +53,7 @@ export class PageBitmap {
     return new PageBitmap(map.ownWords(new ArrayBuffer(words * 4), 0, words), pageCount);
   }
 
+  /** Whether a page's bit is set. */
   test(pfn: number): boolean {
     return ((this.words.load(pfn >>> 5) >>> (pfn & 31)) & 1) === 1;
   }
@@ -62,6 +63,7 @@ export class PageBitmap {
     this.words.or(pfn >>> 5, 1 << (pfn & 31));
   }
 
+  /** Clears a page's bit. */
   clear(pfn: number): void {
     this.words.and(pfn >>> 5, ~(1 << (pfn & 31)));
   }
@@ -156,6 +158,7 @@ export class PageBitmap {
     return total;
   }
 
+  /** Clears every bit, a word at a time. */
   clearAll(): void {
     for (let index = 0; index < this.wordCount; index += 1) {
       this.words.store(index, 0);

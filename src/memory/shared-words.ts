@@ -13,13 +13,19 @@
 export interface SharedWords {
   /** How many words there are. */
   readonly length: number;
+  /** The word, as a signed 32-bit number. */
   load(index: number): number;
+  /** Publishes `value` and every plain store before it. */
   store(index: number, value: number): void;
-  /** Each of these returns the value that was there before. */
+  /** Stores `value`. Like all that follow, it returns what was there before. */
   exchange(index: number, value: number): number;
+  /** Stores `replacement` if the word held `expected`. */
   compareExchange(index: number, expected: number, replacement: number): number;
+  /** Sets bits. */
   or(index: number, bits: number): number;
+  /** Keeps only those bits that are set in `bits`. */
   and(index: number, bits: number): number;
+  /** Adds, modulo 2^32. */
   add(index: number, value: number): number;
   /** Wakes every thread that waits on the word. */
   notify(index: number): void;
@@ -34,13 +40,17 @@ export interface SharedWords {
 
 /** A ring index or flags word of a virtqueue: 16 bits, unsigned. */
 export interface SharedHalfWords {
+  /** The value, unsigned. */
   load(index: number): number;
+  /** Publishes `value` and every plain store before it. */
   store(index: number, value: number): void;
 }
 
 /** How a range of bytes becomes shared words. Passed in wherever memory is mapped. */
 export interface WordMapper {
+  /** `length` 32-bit words from `byteOffset`, a multiple of 4. */
   words(buffer: ArrayBufferLike, byteOffset: number, length: number): SharedWords;
+  /** `length` 16-bit words from `byteOffset`, a multiple of 2. */
   halfWords(buffer: ArrayBufferLike, byteOffset: number, length: number): SharedHalfWords;
   /**
    * Words that one thread has to itself: the same operations, without the price of atomicity (about 1 ns against
@@ -52,6 +62,7 @@ export interface WordMapper {
    * has to see plain accesses too, each of which is a step of its own there.
    */
   plain16(buffer: ArrayBufferLike, byteOffset: number, length: number): Uint16Array;
+  /** {@link plain16} in 32 bits. */
   plain32(buffer: ArrayBufferLike, byteOffset: number, length: number): Uint32Array;
 }
 

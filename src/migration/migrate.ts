@@ -24,6 +24,7 @@ export interface MigrationProgress {
   readonly skippedPages: number;
 }
 
+/** What to move, over what, and how. */
 export interface MigrateRequest {
   readonly vm: SourceVm;
   readonly channel: SourceChannel;
@@ -32,7 +33,9 @@ export interface MigrateRequest {
   readonly options?: Partial<MigrationOptions>;
   /** Aborting it at any moment before the commit leaves the guest running here with its memory back. */
   readonly signal?: AbortSignal | undefined;
+  /** Called as things happen, within a step: return soon, await nothing. */
   readonly onEvent?: ((event: MigrationEvent) => void) | undefined;
+  /** Called every 50 ms, between two slices. */
   readonly onProgress?: ((progress: MigrationProgress) => void) | undefined;
   /** Take down what becomes of each page, and what happens when. */
   readonly fates?: PageFates | undefined;
@@ -43,7 +46,8 @@ export interface MigrateRequest {
 
 /**
  * Moves a running guest over `channel`, and resolves when it is over, however it ended: see `phase` and `error`
- * of the result. Rejects only for a request that makes no sense.
+ * of the result. Rejects for a request that makes no sense, and with whatever the VM, the channel or a handler has
+ * thrown: then the migration is called off first, if it still can be, so that the guest runs here again (I8).
  *
  * The work is done in slices of 2 ms with a macrotask between them, so that timers, sockets and the embedder's
  * own callbacks run meanwhile.
@@ -57,21 +61,33 @@ export async function migrate(request: MigrateRequest): Promise<PrecopySource> {
     fates: request.fates,
     onEvent: (happened) => {
       timeline?.event(clock() - source.startedAt, happened);
-      request.onEvent?.(happened);
+      handle(() => request.onEvent?.(happened));
     },
   });
+  let thrown: { readonly error: unknown } | undefined;
+  /** Calls a handler; one that has thrown ends the migration, between two steps, and is not called again. */
+  const handle = (handler: () => void): void => {
+    try {
+      if (thrown === undefined) {
+        handler();
+      }
+    } catch (error) {
+      thrown = { error };
+      source.cancel();
+    }
+  };
   const onAbort = (): void => {
     source.cancel();
     event.ring();
   };
+  if (signal?.aborted === true) {
+    throw new LacunaError('CANCELLED', 'the migration was cancelled before it began', {
+      cause: signal.reason,
+    });
+  }
   signal?.addEventListener('abort', onAbort, { once: true });
   try {
     let nextProgress = clock() + PROGRESS_MS;
-    if (signal?.aborted === true) {
-      throw new LacunaError('CANCELLED', 'the migration was cancelled before it began', {
-        cause: signal.reason,
-      });
-    }
     while (!source.done) {
       const seen = event.value(); // before the step: what rings after it ends the wait at once
       const sliceEnd = clock() + SLICE_MS;
@@ -82,7 +98,7 @@ export async function migrate(request: MigrateRequest): Promise<PrecopySource> {
       const now = clock();
       timeline?.look(source, now);
       if (now >= nextProgress && request.onProgress !== undefined) {
-        request.onProgress(progressOf(source, now));
+        handle(() => request.onProgress?.(progressOf(source, now)));
         const after = clock(); // of a very large guest it takes a while to say how many pages are left
         nextProgress = after + Math.max(PROGRESS_MS, (after - now) * PROGRESS_MS);
       }
@@ -90,10 +106,28 @@ export async function migrate(request: MigrateRequest): Promise<PrecopySource> {
         await (until === AGAIN || until - now < 1 ? macrotask() : wakeOrTimeout(event, seen, until - now));
       }
     }
+  } catch (error) {
+    callOff(source);
+    throw error;
   } finally {
     signal?.removeEventListener('abort', onAbort);
   }
+  if (thrown !== undefined) {
+    throw thrown.error;
+  }
   return source;
+}
+
+/** A step was broken off by an exception of the VM or the channel: the guest is given back if it still can be (I8). */
+function callOff(source: PrecopySource): void {
+  if (source.canCancel && !Number.isNaN(source.startedAt)) {
+    source.cancel();
+    try {
+      source.step();
+    } catch {
+      // What broke the migration may break its end as well; the first exception is the one to tell of.
+    }
+  }
 }
 
 function progressOf(source: PrecopySource, now: number): MigrationProgress {

@@ -41,6 +41,7 @@ export interface MigrationOptions {
   readonly maxRunPages: number;
 }
 
+/** What holds where a request says nothing. */
 export const DEFAULT_OPTIONS: MigrationOptions = {
   hints: true,
   zeroDetection: true,

@@ -4,6 +4,7 @@ import type { RamLayout } from '../memory/ram-layout.js';
 
 /** What became of a page by the end of a migration. `absent`: no RAM, or the migration ended before it came to it. */
 export const PAGE_FATES = ['absent', 'sent', 'zero', 'skipped', 'filled', 'resent', 'vain'] as const;
+/** One of {@link PAGE_FATES}. */
 export type PageFate = (typeof PAGE_FATES)[number];
 
 /** How many pages had each fate, {@link PAGE_FATES.absent} apart. */

@@ -48,6 +48,7 @@ export class Receiver implements FrameSink {
     this.counts.pages += pageCount;
   }
 
+  /** Pages that read as zeroes from here on. */
   zeroRun(pfn: number, pageCount: number): void {
     this.#fill(pfn, pageCount, 0);
     this.counts.zeroPages += pageCount;
@@ -59,6 +60,7 @@ export class Receiver implements FrameSink {
     this.counts.filledPages += pageCount;
   }
 
+  /** The end of a round; they are numbered from 1, without gaps. */
   roundEnd(round: number): void {
     this.#expect('receiving', 'the end of a round');
     if (round !== this.counts.rounds + 1) {
@@ -67,6 +69,7 @@ export class Receiver implements FrameSink {
     this.counts.rounds = round;
   }
 
+  /** All state apart from RAM: the VM loads it. */
   deviceState(state: Uint8Array): void {
     this.#expect('receiving', 'the device state');
     this.#vm.loadDeviceState(state);

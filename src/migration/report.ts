@@ -20,6 +20,7 @@ export interface SessionReport {
   readonly expired: boolean;
 }
 
+/** One round of a {@link MigrationReport}. */
 export interface RoundReport extends Omit<RoundRecord, 'startedAt' | 'endedAt'> {
   /** ms since the migration's start. */
   readonly start: number;

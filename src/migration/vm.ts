@@ -5,8 +5,12 @@ import type { GuestMemory } from '../memory/guest-memory.js';
 import type { PageBitmap } from '../memory/page-bitmap.js';
 import type { QueueFault } from '../virtqueue/device-queue.js';
 
-/** The balloon device's side of hinting, whatever its dialect. All calls are made on the host's thread. */
+/**
+ * Where hints come from: a balloon device's side of hinting, whatever its dialect, or a VMM's own knowledge of what is
+ * free. All calls are made on the host's thread, none while a sync of the dirty log is under way (docs/EMBEDDING.md).
+ */
 export interface HintDevice {
+  /** Where the session stands; hints go through it, so that those out of their time are dropped (I4). */
   readonly session: HintSession;
   /** The id that the next {@link openSession} will issue. */
   readonly upcomingId: number;
@@ -14,17 +18,28 @@ export interface HintDevice {
   readonly inflated: PageBitmap;
   /** Set when the guest has corrupted a ring: there will be no more hints (I6). */
   readonly fault: QueueFault | undefined;
+  /**
+   * Opens {@link session} for `sink` under an id that was never used before, asks for free pages, and returns the id.
+   * The dirty log was drained just before: only what is free from here on may be hinted (I2, I4).
+   */
   openSession(sink: HintSink, now: number): number;
+  /** Closes it: nothing is hinted after this returns, and what was lent for hints is given back (I4, C13). */
   closeSession(now: number): void;
+  /** Does at most `limit` pieces of work, hints to the session included; returns how many. Must return soon (I6). */
   poll(now: number, limit: number): number;
+  /** The host polls: it need not be rung. */
   suppressNotifications(): void;
+  /** The host is about to sleep on the event word: ring it when there is work. True: there is some already (Q7). */
   armNotifications(): boolean;
+  /** The guest is stopped: from here on the device writes nothing to guest RAM (V14). */
   freeze(): void;
+  /** The migration has failed and the guest goes on here. */
   unfreeze(): void;
 }
 
-/** A virtual machine that can be migrated away. */
+/** A virtual machine that can be migrated away. The contract of each member is in docs/EMBEDDING.md. */
 export interface SourceVm {
+  /** Where its RAM lies. The engine reads it through {@link payload} only. */
   readonly memory: GuestMemory;
   /** A migration begins: from here on it, and nobody else, polls the device. */
   migrationBegins(): void;
@@ -38,6 +53,7 @@ export interface SourceVm {
   drainDirty(sink: DirtySink): boolean;
   /** Asks the vCPU to stop at its next safe point. {@link paused} says when it has. */
   requestPause(): void;
+  /** Whether it stands still, with every write that it has made marked in the dirty log (I2). */
   readonly paused: boolean;
   /** When the vCPU last stopped, in ms since the epoch. */
   readonly stoppedAt: number;
@@ -51,6 +67,7 @@ export interface SourceVm {
 
 /** A virtual machine that is being received. */
 export interface DestinationVm {
+  /** Of the source's layout, and zero: a page that was never sent with contents is not written here. */
   readonly memory: GuestMemory;
   /** Takes the device state; throws DEVICE_STATE_INVALID. The guest does not run yet. */
   loadDeviceState(state: Uint8Array): void;

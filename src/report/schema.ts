@@ -6,6 +6,7 @@ import type { TimelineEvent, TimelineSample } from '../migration/timeline.js';
  * What is compared: `none` sends everything, `zero` detects zero pages, `hints` skips hinted pages, `both` does both.
  */
 export const BASELINES = ['none', 'zero', 'hints', 'both'] as const;
+/** A baseline's name: see {@link BenchReport}'s runs. */
 export type Baseline = (typeof BASELINES)[number];
 
 /** One migration of a benchmark. Times in ms, sizes in bytes, rates in bytes a second. */

@@ -70,6 +70,7 @@ export class Verifier {
     };
   }
 
+  /** Ends its threads. */
   async close(): Promise<void> {
     await this.#pool.close();
   }

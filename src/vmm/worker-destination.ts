@@ -160,6 +160,7 @@ export class WorkerDestination {
     return this.guest;
   }
 
+  /** Processor time of the receiving thread, in ms; NaN where the system does not say. */
   cpuMs(): number {
     return this.#thread.cpuMs();
   }

@@ -364,6 +364,7 @@ export class WorkerGuest implements SourceVm {
     device.armNotifications();
   }
 
+  /** Counters of the guest's own, since it was made. */
   counters(): GuestCounters {
     const word = (index: number): number => this.control.words.load(index) >>> 0;
     return {
@@ -390,10 +391,12 @@ export class WorkerGuest implements SourceVm {
     };
   }
 
+  /** VM exits since the guest was made, by feature. */
   exits(): ExitTable {
     return readExits(this.control.words);
   }
 
+  /** Processor time of the guest's thread, in ms; NaN where the system does not say. */
   cpuMs(): number {
     return this.#thread.cpuMs();
   }

@@ -26,6 +26,7 @@ export interface PageCounts {
   rounds: number;
 }
 
+/** Nothing was sent yet. */
 export function noPages(): PageCounts {
   return { pages: 0, zeroPages: 0, filledPages: 0, rounds: 0 };
 }
@@ -38,10 +39,13 @@ interface Frames {
    * has read it when it returns.
    */
   pageRun(pfn: number, pageCount: number, payload: Uint8Array<ArrayBufferLike>): void;
+  /** Pages that hold zeroes, without contents. */
   zeroRun(pfn: number, pageCount: number): void;
   /** Pages that are to read as `value` (a byte) from here on. */
   fillRun(pfn: number, pageCount: number, value: number): void;
+  /** Round `round`, counted from 1, was sent. */
   roundEnd(round: number): void;
+  /** What `SourceVm.saveDeviceState` gave, for `DestinationVm.loadDeviceState`. */
   deviceState(state: Uint8Array): void;
   /** Everything was sent: the destination answers *ready*. */
   finish(): void;

@@ -57,3 +57,15 @@ it('exports a migration engine that a program can use: the example runs', () => 
   });
   expect(stdout).toMatch(/^completed: \d{4} free pages left behind, 0 pages bad\n$/);
 });
+
+it('needs prom-client only where it is passed in: every entry loads without it', () => {
+  const code = `
+    const entries = await Promise.all(['lacuna', 'lacuna/core', 'lacuna/diagnostics', 'lacuna/metrics'].map((entry) => import(entry)));
+    const missing = await import('prom-client').then(() => 'there', ({ code }) => code);
+    console.log(entries.every((entry) => Object.keys(entry).length > 0), missing);`;
+  const stdout = execFileSync(process.execPath, ['--input-type=module', '-e', code], {
+    cwd: folder,
+    encoding: 'utf8',
+  });
+  expect(stdout).toBe('true ERR_MODULE_NOT_FOUND\n');
+});

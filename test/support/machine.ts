@@ -158,6 +158,7 @@ interface SavedMachine {
 /** A guest and its host, in one thread. */
 export class Machine implements SourceVm {
   readonly memory: GuestMemory;
+  readonly event: EventWord = new EventWord(atomicMapper);
   readonly control: ControlBuffer;
   readonly log: DirtyLog;
   readonly oracle: WriteOracle;
@@ -188,11 +189,7 @@ export class Machine implements SourceVm {
     this.memory = memory;
     this.clock = clock;
     this.trace = parts.trace;
-    this.control = new ControlBuffer(
-      atomicMapper,
-      new SharedArrayBuffer(CONTROL_BYTES),
-      new EventWord(atomicMapper),
-    );
+    this.control = new ControlBuffer(atomicMapper, new SharedArrayBuffer(CONTROL_BYTES), this.event);
     this.log = mapDirtyLog(atomicMapper, new SharedArrayBuffer(bitmapWords(pfnSpan) * 4), pfnSpan);
     this.oracle = new WriteOracle(atomicMapper, new ArrayBuffer(WriteOracle.byteLength(pfnSpan)), pfnSpan);
     this.traps = new VcpuTraps(this.control);
@@ -705,7 +702,7 @@ class Tap implements FrameSink {
 }
 
 /** The machine that is to receive a guest. */
-class Arrival implements DestinationVm {
+export class Arrival implements DestinationVm {
   readonly memory: GuestMemory;
   /** Running from the moment it is there. */
   machine: Machine | undefined;

@@ -1,5 +1,6 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
+import { migrateObserved } from '../../diagnostics.js';
 import { type FreeMemoryMode, imageBitmaps, pagesHeld } from '../../guest/image.js';
 import type { ReportMode, SelfCheck } from '../../guest/runtime.js';
 import { traceImage, traceWrites } from '../../guest/trace-player.js';
@@ -12,7 +13,7 @@ import { type MemoryPool, zeroMemory } from '../../memory/memory-pool.js';
 import { PAGE_SIZE } from '../../memory/page.js';
 import { RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
-import { type MigrationProgress, migrate, wakeOrTimeout } from '../../migration/migrate.js';
+import { type MigrationProgress, wakeOrTimeout } from '../../migration/migrate.js';
 import type { Schedule } from '../../migration/options.js';
 import { countFates, PageFates } from '../../migration/page-fates.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
@@ -202,7 +203,10 @@ async function timedMigration(
   const began = epochMs();
   const eventLoop = monitorEventLoopDelay({ resolution: 1 });
   eventLoop.enable();
-  const source = await migrate({
+  const source = await migrateObserved({
+    name: `${spec.image.name} ${spec.baseline}`,
+    exits: () => guest.exits(),
+    droppedPages: () => guest.counters().pagesDropped,
     vm: guest,
     channel: destination.channel,
     event: guest.event,

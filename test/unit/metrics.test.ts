@@ -1,0 +1,163 @@
+import * as promClient from 'prom-client';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { readExits } from '../../src/balloon/exits.js';
+import { type MigrationEnded, migrateObserved, subscribeToMigrations } from '../../src/diagnostics.js';
+import { collectMigrationMetrics } from '../../src/metrics.js';
+import type { MigrationReport } from '../../src/migration/report.js';
+import { migrateLive } from '../support/live-migration.js';
+import { type Faults, Machine, type MachineOptions } from '../support/machine.js';
+
+let registry: promClient.Registry;
+let stop: () => void;
+const reports: MigrationReport[] = [];
+let stopReports: () => void;
+
+beforeEach(() => {
+  registry = new promClient.Registry();
+  stop = collectMigrationMetrics(promClient, { registry });
+  reports.length = 0;
+  stopReports = subscribeToMigrations({
+    end: ({ report }: MigrationEnded) => {
+      if (report !== undefined) {
+        reports.push(report);
+      }
+    },
+  });
+});
+afterEach(() => {
+  stop();
+  stopReports();
+});
+
+/** Samples by name and labels, in the text that Prometheus reads. */
+async function scrape(): Promise<Map<string, number>> {
+  const samples = new Map<string, number>();
+  for (const line of (await registry.metrics()).split('\n')) {
+    const match = /^([a-z_]+(?:\{[^}]*\})?) (\S+)$/.exec(line);
+    if (match !== null) {
+      samples.set(match[1]!, Number(match[2]));
+    }
+  }
+  return samples;
+}
+
+async function move(options: MachineOptions = {}, faults: Faults = {}): Promise<void> {
+  const machine = Machine.boot(options);
+  const exits = (): ReturnType<typeof readExits> => readExits(machine.control.words);
+  await migrateLive(machine, (request) => migrateObserved({ ...request, name: 'db', exits }), faults);
+}
+
+const sum = (pick: (report: MigrationReport) => number): number =>
+  reports.reduce((total, report) => total + pick(report), 0);
+
+it('says of two migrations what their reports say', async () => {
+  await move({ workload: { kind: 'churn', pagesPerSecond: 20_000, keepBlocks: 20 }, zero: [[700, 40]] });
+  await move({ free: [] });
+  expect(reports.map(({ status }) => status)).toEqual(['completed', 'completed']);
+  const samples = await scrape();
+  const expected: [string, number][] = [
+    ['lacuna_migrations_total{status="completed"}', 2],
+    ['lacuna_migration_transferred_bytes_total', sum(({ ram }) => ram.transferred)],
+    ['lacuna_migration_pages_total{fate="sent"}', sum(({ ram }) => ram.normal)],
+    ['lacuna_migration_pages_total{fate="zero"}', sum(({ ram }) => ram.duplicate)],
+    ['lacuna_migration_pages_total{fate="filled"}', sum(({ ram }) => ram.filled)],
+    ['lacuna_migration_pages_total{fate="skipped"}', sum(({ ram }) => ram.skipped)],
+    ['lacuna_migration_dirtied_pages_total', sum(({ ram }) => ram.dirtied)],
+    ['lacuna_migration_rounds_total', sum(({ rounds }) => rounds.length)],
+    ['lacuna_hint_sessions_total{outcome="done"}', sum(({ hints }) => hints.sessions.length)],
+    ['lacuna_hint_ranges_total{outcome="accepted"}', sum(({ hints }) => hints.ranges)],
+    ['lacuna_hint_ranges_total{outcome="rejected"}', 0],
+    ['lacuna_hint_pages_total{outcome="applied"}', sum(({ hints }) => hints.applied)],
+    ['lacuna_hint_pages_total{outcome="already_sent"}', sum(({ hints }) => hints.alreadySent)],
+    ['lacuna_hint_pages_total{outcome="not_pending"}', sum(({ hints }) => hints.notPending)],
+    ['lacuna_hint_pages_total{outcome="stale"}', sum(({ hints }) => hints.stale)],
+    ['lacuna_hint_pages_total{outcome="ring_full"}', 0],
+    ['lacuna_hint_redirtied_pages_total', sum(({ hints }) => hints.reDirtied)],
+    ['lacuna_hint_sent_in_vain_pages_total', sum(({ hints }) => hints.sentInVain)],
+    [
+      'lacuna_vm_exits_total{feature="reporting",kind="config_read"}',
+      sum(({ exits }) => exits.byFeature.reporting.configReads),
+    ],
+    [
+      'lacuna_vm_exits_total{feature="shared",kind="config_write"}',
+      sum(({ exits }) => exits.byFeature.shared.configWrites),
+    ],
+    [
+      'lacuna_vm_exits_total{feature="reporting",kind="kick"}',
+      sum(({ exits }) => exits.byFeature.reporting.kicks),
+    ],
+    ['lacuna_migration_duration_seconds_count', 2],
+    ['lacuna_migration_downtime_seconds_count', 2],
+  ];
+  expect(expected.map(([name]) => [name, samples.get(name)])).toEqual(expected);
+  expect(samples.get('lacuna_migration_duration_seconds_sum')).toBeCloseTo(
+    sum((report) => report['total-time']) / 1000,
+    9,
+  );
+  expect(samples.get('lacuna_migration_downtime_seconds_sum')).toBeCloseTo(
+    sum(({ downtime }) => downtime ?? 0) / 1000,
+    9,
+  );
+  // The comparison means something only if there was something to count.
+  expect(sum(({ ram }) => ram.normal)).toBeGreaterThan(0);
+  expect(sum(({ ram }) => ram.duplicate)).toBeGreaterThanOrEqual(40);
+  expect(sum(({ hints }) => hints.applied)).toBeGreaterThan(0);
+  expect(sum(({ exits }) => exits.byFeature.shared.configWrites)).toBeGreaterThan(0);
+});
+
+it('tells failures and rejections apart, and puts no time of theirs into the histograms', async () => {
+  await move({}, { refuseState: true });
+  await migrateLive(Machine.boot(), (request) =>
+    migrateObserved({ ...request, signal: AbortSignal.abort() }),
+  );
+  const samples = await scrape();
+  expect(samples.get('lacuna_migrations_total{status="failed"}')).toBe(1);
+  expect(samples.get('lacuna_migrations_total{status="rejected"}')).toBe(1);
+  expect(samples.get('lacuna_migration_errors_total{code="DESTINATION_FAILED"}')).toBe(1);
+  expect(samples.get('lacuna_migration_duration_seconds_count')).toBe(0);
+  expect(samples.get('lacuna_migration_transferred_bytes_total')).toBe(reports[0]?.ram.transferred);
+});
+
+it('shows a migration under way, and nothing of it afterwards', async () => {
+  const during: Map<string, number>[] = [];
+  await migrateLive(Machine.boot(), (request) =>
+    migrateObserved({
+      ...request,
+      name: 'db',
+      options: { bytesPerSecond: 20e6, hints: false, zeroDetection: false },
+      onProgress: () => {
+        void scrape().then((samples) => during.push(samples)); // the subscribers were told before
+      },
+    }),
+  );
+  const seen = during[0]!;
+  expect(seen.get('lacuna_migrations_running{phase="round"}')).toBe(1);
+  expect(seen.get('lacuna_migrations_running{phase="setup"}')).toBe(0);
+  expect(seen.get('lacuna_migration_round{migration="db"}')).toBe(1);
+  expect(seen.get('lacuna_migration_sent_bytes{migration="db"}')).toBeGreaterThan(0);
+  expect(seen.get('lacuna_migration_pending_bytes{migration="db"}')).toBeGreaterThan(0);
+  const after = await scrape();
+  expect(after.get('lacuna_migrations_running{phase="round"}')).toBe(0);
+  expect([...after.keys()].filter((name) => name.includes('migration="db"'))).toEqual([]);
+});
+
+it('follows the conventions for names: base units, counters that end in _total, help for each', async () => {
+  for (const { name, help, type } of await registry.getMetricsAsJSON()) {
+    expect(name).toMatch(/^lacuna_[a-z_]+$/);
+    expect(help.length, name).toBeGreaterThan(20);
+    expect(name.endsWith('_total'), name).toBe(String(type) === 'counter');
+    expect(name).not.toMatch(/_ms|_milli|_mib|_kib/);
+  }
+});
+
+it('takes its metrics out of the registry, counts no more, and may begin anew', async () => {
+  stop();
+  expect(await registry.getMetricsAsJSON()).toEqual([]);
+  await move();
+  stop = collectMigrationMetrics(promClient, { registry, downtimeBuckets: [1], durationBuckets: [2] });
+  const samples = await scrape();
+  expect(samples.get('lacuna_migrations_total{status="completed"}')).toBeUndefined();
+  expect(samples.get('lacuna_migration_downtime_seconds_bucket{le="1"}')).toBe(0);
+  expect(samples.get('lacuna_migration_duration_seconds_bucket{le="2"}')).toBe(0);
+  expect(() => collectMigrationMetrics(promClient, { registry })).toThrow('already been registered');
+});
