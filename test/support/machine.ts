@@ -5,6 +5,7 @@ import { ExitFeature, type ExitFeatureValue } from '../../src/balloon/exits.js';
 import { type HintSink, HintState } from '../../src/balloon/hint-session.js';
 import { type DevicePort, VcpuTraps } from '../../src/balloon/registers.js';
 import { type FreeRangeSource, ReportDriver, ReportStep } from '../../src/balloon/report-driver.js';
+import type { RequestInterface } from '../../src/balloon/request-interface.js';
 import { LacunaError } from '../../src/errors.js';
 import { PageContent } from '../../src/guest/content.js';
 import {
@@ -108,6 +109,8 @@ export interface MachineOptions {
   readonly ringDeadlineMs?: number;
   readonly seed?: number;
   readonly firstId?: number;
+  /** How the guest learns what the host wants. */
+  readonly requests?: RequestInterface;
   readonly clock?: ManualClock;
   /** Of the device's own view of the rings. */
   readonly deviceMap?: WordMapper;
@@ -134,6 +137,7 @@ interface Parts {
   readonly inflated?: readonly number[];
   readonly restored?: CommandDeviceState;
   readonly deviceMap?: WordMapper | undefined;
+  readonly requests?: RequestInterface | undefined;
 }
 
 /** What of a machine travels beside its RAM. */
@@ -194,6 +198,7 @@ export class Machine implements SourceVm {
       log: this.log,
       inflated,
       eventIdx,
+      requests: parts.requests,
       ...(firstId === undefined ? {} : { firstId }),
       ...(restored === undefined ? {} : { restored }),
     });
@@ -257,6 +262,7 @@ export class Machine implements SourceVm {
       ringDeadlineMs: options.ringDeadlineMs ?? 50,
       workload: options.workload ?? { kind: 'halt' },
       seed: options.seed ?? 1,
+      ...(options.requests === undefined ? {} : { requests: options.requests }),
     };
     const shared = SharedGuestMemory.allocate(layout);
     fillMemory(atomicMapper, shared, image, new PageContent(config.seed), options.freeMemory ?? 'data');
@@ -267,6 +273,7 @@ export class Machine implements SourceVm {
       eventIdx: config.eventIdx,
       firstId: options.firstId,
       deviceMap: options.deviceMap,
+      requests: options.requests,
     });
     return { machine, image, config };
   }
