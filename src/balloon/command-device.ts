@@ -19,8 +19,10 @@ import {
   QueueElement,
   type QueueFault,
 } from '../virtqueue/device-queue.js';
+import { hostRegisters } from './future-registers.js';
 import { HintSession, type HintSink, nextCommandId } from './hint-session.js';
-import { HostRegisters, type RegisterState } from './registers.js';
+import type { HostRegisters, RegisterState } from './registers.js';
+import type { RequestInterface } from './request-interface.js';
 
 /** What of a device must be known at the destination for the guest's driver to go on there. */
 export interface CommandDeviceState {
@@ -39,6 +41,8 @@ export interface CommandDeviceOptions {
   readonly inflated: PageBitmap;
   /** Whether VIRTIO_F_EVENT_IDX was negotiated. */
   readonly eventIdx: boolean;
+  /** What it offers, where that is not the mail's register and features. */
+  readonly requests?: RequestInterface | undefined;
   /** The first id; a device that was migrated goes on from where it was. */
   readonly firstId?: number;
   readonly restored?: CommandDeviceState;
@@ -81,7 +85,10 @@ export class CommandDevice {
   constructor(options: CommandDeviceOptions) {
     this.#options = options;
     this.inflated = options.inflated;
-    this.registers = new HostRegisters(options.control);
+    this.registers = hostRegisters(
+      options.control,
+      options.requests ?? options.restored?.registers.offered?.requests,
+    );
     this.#nextId = options.restored?.nextId ?? options.firstId ?? FIRST_COMMAND_ID;
   }
 

@@ -4,6 +4,7 @@ import {
   CMD_REG,
   type ControlBuffer,
   DEVICE_STATUS,
+  FUTURE_REGISTERS,
   INTERRUPT_CONFIG,
   interruptOfQueue,
   NUM_PAGES,
@@ -17,6 +18,10 @@ import {
   BALLOONING,
   CMD_ID_REG_OFFSET,
   CMD_REG_OFFSET,
+  CMD_REG_READ_TO_CLEAR_OFFSET,
+  futureBit,
+  futureOffset,
+  MOST_FUTURE_FEATURES,
   NUM_PAGES_OFFSET,
   REPORT_START,
   REPORT_STOP,
@@ -25,6 +30,7 @@ import {
 import { VIRTIO_CONFIG_S_NEEDS_RESET } from '../spec/virtio-ring.js';
 import type { QueueAddresses } from '../virtqueue/layout.js';
 import { countExit, ExitFeature, type ExitFeatureValue, ExitKind } from './exits.js';
+import type { RequestInterface } from './request-interface.js';
 
 /**
  * What a driver can do to its device. Each call is a VM exit: it is carried out by host code, and costs the
@@ -64,8 +70,11 @@ export class VcpuTraps implements DevicePort {
         return words.load(NUM_PAGES) >>> 0;
       case ACTUAL_OFFSET:
         return words.load(ACTUAL) >>> 0;
+      case CMD_REG_READ_TO_CLEAR_OFFSET:
+        // One step, so that a bit that the host sets meanwhile is either taken here or left standing.
+        return words.exchange(CMD_REG, 0); // pairs with the host's `or` in HostRegisters
       default:
-        return 0;
+        return this.#futureRegister(offset);
     }
   }
 
@@ -90,6 +99,14 @@ export class VcpuTraps implements DevicePort {
     this.#control.ringHost();
   }
 
+  /** A register of a feature to come; 0 where there is none. */
+  #futureRegister(offset: number): number {
+    const k = (offset - futureOffset(0)) / 4;
+    return Number.isInteger(k) && k >= 0 && k < MOST_FUTURE_FEATURES
+      ? this.#control.words.load(FUTURE_REGISTERS + k) >>> 0
+      : 0;
+  }
+
   setQueue(queue: number, addresses: QueueAddresses): void {
     const { words } = this.#control;
     for (let write = 0; write < QUEUE_SETUP_WRITES; write += 1) {
@@ -110,6 +127,8 @@ export interface RegisterState {
   actual: number;
   status: number;
   queues: (QueueAddresses | null)[];
+  /** Of a device that takes other requests than the mail's: what it offers, and those features' registers. */
+  offered?: { readonly requests: RequestInterface; readonly futureRegisters: readonly number[] };
 }
 
 /** The host's own access to the registers; no exit, it is the host's memory. */
@@ -147,6 +166,12 @@ export class HostRegisters {
   requestBallooning(pages: number): void {
     this.#control.words.store(NUM_PAGES, pages | 0);
     this.#request(BALLOONING);
+  }
+
+  /** Requests the `k`th of the features to come, with its parameter. */
+  requestFuture(k: number, value: number): void {
+    this.#control.words.store(FUTURE_REGISTERS + k, value | 0);
+    this.#request(futureBit(k));
   }
 
   #request(bit: number): void {

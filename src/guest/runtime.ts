@@ -1,7 +1,8 @@
 import { BalloonDriver, type BalloonDriverState, type BalloonPages } from '../balloon/balloon-driver.js';
-import { CommandDriver, type CommandDriverState, mailFeatures } from '../balloon/command-driver.js';
 import type { DevicePort } from '../balloon/registers.js';
 import { ReportDriver, type ReportDriverState, ReportStep } from '../balloon/report-driver.js';
+import { makeRequestDriver, type RequestDriver, type RequestDriverState } from '../balloon/request-driver.js';
+import type { RequestInterface } from '../balloon/request-interface.js';
 import {
   type ControlBuffer,
   FREE_PAGES,
@@ -56,12 +57,14 @@ export interface GuestConfig {
   readonly ringDeadlineMs: number;
   readonly workload: WorkloadSpec;
   readonly seed: number;
+  /** How it learns what the host wants, where that is not the mail's command register. */
+  readonly requests?: RequestInterface;
 }
 
 /** The vCPU's registers: what of the guest does not lie in its RAM. */
 export interface VcpuRegisters {
   readonly config: GuestConfig;
-  readonly command: CommandDriverState;
+  readonly command: RequestDriverState;
   readonly report: ReportDriverState;
   readonly balloon: BalloonDriverState;
   readonly queues: readonly DriverQueueState[];
@@ -114,7 +117,7 @@ export class GuestRuntime {
   readonly ballooned: PageBitmap;
   readonly #options: GuestRuntimeOptions;
   readonly #metadata: GuestMetadata;
-  readonly #command: CommandDriver;
+  readonly #command: RequestDriver;
   readonly #balloon: BalloonDriver;
   readonly #balloonPages: BalloonPages;
   readonly #workload: Workload | TraceReplay;
@@ -182,7 +185,8 @@ export class GuestRuntime {
       pages: this.#balloonPages,
       restored: registers?.balloon,
     });
-    this.#command = new CommandDriver(port, mailFeatures(this.report, this.#balloon), registers?.command);
+    const handlers = { report: this.report, balloon: this.#balloon };
+    this.#command = makeRequestDriver(port, handlers, config.requests, registers?.command);
     this.#workload =
       config.workload.kind === 'trace'
         ? new TraceReplay(

@@ -36,6 +36,7 @@ import type { SharedWords, WordMapper } from './shared-words.js';
  *    96  STOPPED_AT        guest                 float64: when the vCPU last stopped, ms since the epoch
  *    98  STARTED_AT        guest                 float64: when it last started
  *   100  STATE_LENGTH      guest, or the host    bytes of vCPU state below; 0: none
+ *   104  FUTURE_REGISTERS  host                  6 words, 0 in a normal guest; written before the feature's bit in CMD_REG
  *   128  STATE             guest, or the host    16 KiB: the vCPU's registers, written while it is paused
  * ```
  */
@@ -72,6 +73,7 @@ export const EXIT_WORDS = 32;
 const STOPPED_AT = 96;
 const STARTED_AT = 98;
 const STATE_LENGTH = 100;
+export const FUTURE_REGISTERS = 104;
 const STATE = 128;
 const STATE_BYTES = 16 * 1024;
 

@@ -28,3 +28,22 @@ export const CMD_REG_OFFSET = 0;
 export const CMD_ID_REG_OFFSET = 4;
 export const NUM_PAGES_OFFSET = 8;
 export const ACTUAL_OFFSET = 12;
+
+/** `cmd_reg` once more, for a driver that clears it by reading it: a variant that is measured beside the mail's. */
+export const CMD_REG_READ_TO_CLEAR_OFFSET = 28;
+
+/**
+ * "Future feature extensions which need host-to-guest requests": each has a bit, and a register of its own with one
+ * le32. These do nothing; they are there so that the cost of having many can be measured.
+ */
+export const MOST_FUTURE_FEATURES = 6;
+
+/** The bit of the `k`th of them, from 0. */
+export function futureBit(k: number): number {
+  return 8 << k;
+}
+
+/** The offset of its register. */
+export function futureOffset(k: number): number {
+  return 32 + 4 * k;
+}

@@ -1,4 +1,4 @@
-import { HostRegisters } from '../balloon/registers.js';
+import { hostRegisters } from '../balloon/future-registers.js';
 import { LacunaError } from '../errors.js';
 import { ControlBuffer, EventWord, VCPU_STATE, VcpuRequest, VcpuState } from '../memory/control-buffer.js';
 import { SharedGuestMemory } from '../memory/guest-memory.js';
@@ -86,7 +86,8 @@ class ReceivedGuest implements DestinationVm {
 
   loadDeviceState(bytes: Uint8Array): void {
     const state = parseDeviceState(bytes);
-    new HostRegisters(this.#control).restore(state.device.registers);
+    const { registers } = state.device;
+    hostRegisters(this.#control, registers.offered?.requests).restore(registers);
     if (!this.#control.writeState(new TextEncoder().encode(state.vcpu))) {
       throw new LacunaError(
         'DEVICE_STATE_INVALID',

@@ -1,6 +1,7 @@
 import { CommandDevice, type CommandDeviceState } from '../balloon/command-device.js';
 import { type ExitTable, readExits } from '../balloon/exits.js';
 import { HintState } from '../balloon/hint-session.js';
+import type { RequestInterface } from '../balloon/request-interface.js';
 import { LacunaError, messageOf } from '../errors.js';
 import { type FreeMemoryMode, findMetadataPlace, type GuestImage } from '../guest/image.js';
 import { type GuestConfig, mapDirtyLog, type ReportMode, type SelfCheck } from '../guest/runtime.js';
@@ -70,6 +71,8 @@ export interface WorkerGuestOptions extends HostingOptions {
   readonly eventIdx?: boolean;
   readonly ringDeadlineMs?: number;
   readonly seed?: number;
+  /** What the device offers to request, where that is not the mail's command register and features. */
+  readonly requests?: RequestInterface;
 }
 
 /** What the thread of a guest is given. */
@@ -207,6 +210,7 @@ export class WorkerGuest implements SourceVm {
       ringDeadlineMs: options.ringDeadlineMs ?? 500,
       workload: options.workload ?? IDLE_WORKLOAD,
       seed: options.seed ?? 1,
+      ...(options.requests === undefined ? {} : { requests: options.requests }),
     };
     const guest = new WorkerGuest(
       options.memory,
@@ -214,7 +218,7 @@ export class WorkerGuest implements SourceVm {
       { image: options.image, config, freeMemory: options.freeMemory ?? 'captured' },
       options,
     );
-    guest.#device = guest.#makeDevice(config.eventIdx, undefined);
+    guest.#device = guest.#makeDevice(config.eventIdx, undefined, config.requests);
     await guest.#thread.up;
     return guest;
   }
@@ -414,7 +418,11 @@ export class WorkerGuest implements SourceVm {
     await this.#thread.kill();
   }
 
-  #makeDevice(eventIdx: boolean, restored: CommandDeviceState | undefined): CommandDevice {
+  #makeDevice(
+    eventIdx: boolean,
+    restored: CommandDeviceState | undefined,
+    requests?: RequestInterface,
+  ): CommandDevice {
     return new CommandDevice({
       memory: this.memory,
       map: atomicMapper,
@@ -422,6 +430,7 @@ export class WorkerGuest implements SourceVm {
       log: this.log,
       inflated: this.#inflated,
       eventIdx,
+      requests,
       ...(restored === undefined ? {} : { restored }),
     });
   }

@@ -275,10 +275,7 @@ it.each([
   [['--case', '3..1'], /the first and the last as in 17\.\.20/],
   [['--seed', '-1'], /whole number from 0/],
   [['--jobs', 'many'], /whole number from 1/],
-  [
-    ['--migrations', '1', '--faults', 'none', '--json', '/no/such/folder/x.json'],
-    /choose another --json FILE/,
-  ],
+  [['--migrations', '1', '--faults', 'none', '--json', '/no/such/folder/x.json'], /choose another file/],
 ])('wrong usage %j ends with exit code 2 and says what to do', async (args, message) => {
   const { code, stderr } = await lacuna(['stress', ...args]);
   expect(stderr).toMatch(message);

@@ -5,6 +5,7 @@ import { ExitFeature, type ExitFeatureValue } from '../../src/balloon/exits.js';
 import { type HintSink, HintState } from '../../src/balloon/hint-session.js';
 import { type DevicePort, VcpuTraps } from '../../src/balloon/registers.js';
 import { type FreeRangeSource, ReportDriver, ReportStep } from '../../src/balloon/report-driver.js';
+import type { RequestInterface } from '../../src/balloon/request-interface.js';
 import { LacunaError } from '../../src/errors.js';
 import { PageContent } from '../../src/guest/content.js';
 import {
@@ -118,6 +119,8 @@ export interface MachineOptions {
   readonly ringDeadlineMs?: number;
   readonly seed?: number;
   readonly firstId?: number;
+  /** How the guest learns what the host wants. */
+  readonly requests?: RequestInterface;
   readonly clock?: ManualClock;
   /** Of the device's own view of the rings. */
   readonly deviceMap?: WordMapper;
@@ -145,6 +148,7 @@ interface Parts {
   readonly restored?: CommandDeviceState;
   readonly deviceMap?: WordMapper | undefined;
   readonly trace?: GuestTrace | undefined;
+  readonly requests?: RequestInterface | undefined;
 }
 
 /** What of a machine travels beside its RAM. */
@@ -204,6 +208,7 @@ export class Machine implements SourceVm {
       log: this.log,
       inflated,
       eventIdx,
+      requests: parts.requests,
       ...(firstId === undefined ? {} : { firstId }),
       ...(restored === undefined ? {} : { restored }),
     });
@@ -266,6 +271,7 @@ export class Machine implements SourceVm {
       ringDeadlineMs: options.ringDeadlineMs ?? 50,
       workload: trace === undefined ? (options.workload ?? { kind: 'halt' }) : traceWorkload(trace, 0),
       seed: options.seed ?? 1,
+      ...(options.requests === undefined ? {} : { requests: options.requests }),
     };
     const shared = SharedGuestMemory.allocate(layout);
     fillMemory(atomicMapper, shared, image, new PageContent(config.seed), options.freeMemory ?? 'data');
@@ -277,6 +283,7 @@ export class Machine implements SourceVm {
       firstId: options.firstId,
       deviceMap: options.deviceMap,
       trace,
+      requests: options.requests,
     });
     return { machine, image, config };
   }

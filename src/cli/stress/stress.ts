@@ -7,7 +7,7 @@ import { ThreadPool } from '../../vmm/threads.js';
 import { Verifier } from '../../vmm/verifier.js';
 import { ExitCode } from '../bench/bench.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
-import { writeReport } from '../report-file.js';
+import { checkWritable, writeReport } from '../report-file.js';
 import { describeGuest, describeHop } from './describe.js';
 import { bootGuest, endGuest, readCaptures } from './guests.js';
 import { runHop, type StressServices } from './hop.js';
@@ -50,6 +50,7 @@ export async function stress(
   signal: AbortSignal,
   compare?: StressServices['compare'],
 ): Promise<number> {
+  checkWritable(request.json);
   const verifier = new Verifier();
   const run = new StressRun(request, signal, compare ?? ((here, there) => verifier.compare(here, there)));
   try {
