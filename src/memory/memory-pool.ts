@@ -26,16 +26,14 @@ export class MemoryPool {
   }
 
   /**
-   * Memory for a guest, its contents undefined (reset what must be zero).
+   * Memory for a guest, its contents undefined (reset what must be zero). A buffer may be longer than its segment:
+   * guests of many sizes, the largest first, take no more than the largest does.
    *
    * `residentBytes` is what will be touched of it; a sparse guest says less than the layout's size.
    * Throws OUT_OF_MEMORY, and then has taken nothing.
    */
   take(layout: RamLayout, residentBytes: number = layout.memoryBytes): SharedGuestMemory {
-    const reused = layout.segments.map((segment) => {
-      const at = this.#free.findIndex((buffer) => buffer.byteLength === segment.lengthBytes);
-      return at === -1 ? undefined : this.#free.splice(at, 1)[0];
-    });
+    const reused = layout.segments.map((segment) => this.#smallestFree(segment.lengthBytes));
     const freshBytes = layout.segments.reduce(
       (sum, segment, i) => sum + (reused[i] === undefined ? segment.lengthBytes : 0),
       0,
@@ -51,6 +49,17 @@ export class MemoryPool {
       layout,
       layout.segments.map((segment, i) => reused[i] ?? new SharedArrayBuffer(segment.lengthBytes)),
     );
+  }
+
+  /** The shortest buffer that is long enough, no longer free; undefined if there is none. */
+  #smallestFree(lengthBytes: number): SharedArrayBuffer | undefined {
+    let best = -1;
+    for (const [at, { byteLength }] of this.#free.entries()) {
+      if (byteLength >= lengthBytes && (best === -1 || byteLength < this.#free[best]!.byteLength)) {
+        best = at;
+      }
+    }
+    return best === -1 ? undefined : this.#free.splice(best, 1)[0];
   }
 
   /** Memory that was never touched, all zero, and not for giving back. Throws OUT_OF_MEMORY. */

@@ -58,14 +58,24 @@ describe('MemoryPool', () => {
     expect(pool.heldBytes).toBe(192 * KIB);
   });
 
-  it('reuses a buffer only for a segment of its size, in whatever layout', () => {
+  it('reuses the shortest buffer that is long enough, in whatever layout', () => {
     const pool = new MemoryPool();
-    const first = pool.take(layoutOf(64 * KIB, 128 * KIB));
+    const first = pool.take(layoutOf(256 * KIB, 64 * KIB, 128 * KIB));
     pool.giveBack(first);
     const second = pool.take(layoutOf(128 * KIB, 32 * KIB));
-    expect(second.buffers[0]).toBe(first.buffers[1]);
-    expect(first.buffers).not.toContain(second.buffers[1]);
-    expect(pool.heldBytes).toBe(224 * KIB);
+    expect(second.buffers[0]).toBe(first.buffers[2]);
+    expect(second.buffers[1]).toBe(first.buffers[1]);
+    expect(second.segments.map(({ bytes }) => bytes.length)).toEqual([128 * KIB, 32 * KIB]);
+    expect(pool.heldBytes).toBe(448 * KIB);
+  });
+
+  it('makes a new buffer where those that it has are too short', () => {
+    const pool = new MemoryPool();
+    const first = pool.take(layoutOf(64 * KIB));
+    pool.giveBack(first);
+    const second = pool.take(layoutOf(68 * KIB));
+    expect(second.buffers[0]).not.toBe(first.buffers[0]);
+    expect(pool.heldBytes).toBe(132 * KIB);
   });
 
   it('throws OUT_OF_MEMORY and says how much is missing', () => {
