@@ -54,7 +54,17 @@ export { type MigrationReport, type ReportContext, reportOf } from './migration/
 export { type Comparison, comparePages } from './migration/verify.js';
 export type { DestinationVm, HintDevice, SourceVm } from './migration/vm.js';
 // `report.json`
-export type { BenchReport, RunReport, SummaryRow } from './report/schema.js';
+export type {
+  BenchReport,
+  BenchRun,
+  PlanReport,
+  ReportPart,
+  RunPoint,
+  RunReport,
+  Shard,
+  SummaryRow,
+  SweepReport,
+} from './report/schema.js';
 export { LoopbackChannel } from './transport/loopback.js';
 export { type Verification, Verifier } from './vmm/verifier.js';
 export { WorkerDestination } from './vmm/worker-destination.js';

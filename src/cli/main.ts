@@ -7,6 +7,7 @@ import { isLacunaError } from '../errors.js';
 import { ExitCode } from './bench/bench.js';
 import { addBenchCommand } from './bench/command.js';
 import { packageRoot } from './captures.js';
+import { addReportCommand } from './report/command.js';
 import { addStressCommand } from './stress/command.js';
 
 /** Errors of which the user is the cause, rather than the guest or lacuna. */
@@ -36,6 +37,9 @@ async function main(): Promise<number> {
     code = result;
   });
   addStressCommand(program, version, interrupt.signal, (result) => {
+    code = result;
+  });
+  addReportCommand(program, (result) => {
     code = result;
   });
   for (const command of program.commands) {

@@ -1,15 +1,42 @@
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { z } from 'zod';
 import { LacunaError, messageOf } from '../errors.js';
+import { parseBenchReport } from '../report/parse.js';
+import type { BenchReport } from '../report/schema.js';
 
 /** Writes a report as JSON. Throws INVALID_ARGUMENT if the file can't be written. */
 export function writeReport(file: string, report: object): void {
+  writeText(file, `${JSON.stringify(report, null, 2)}\n`, '--json');
+}
+
+/** Writes what `option` asked for. Throws INVALID_ARGUMENT if the file can't be written. */
+export function writeText(file: string, text: string, option: string): void {
   try {
-    writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
+    writeFileSync(file, text);
   } catch (cause) {
     throw new LacunaError(
       'INVALID_ARGUMENT',
-      `the report can't be written: ${messageOf(cause)}; choose another --json FILE`,
+      `the report can't be written: ${messageOf(cause)}; choose another ${option} FILE`,
       { cause },
     );
+  }
+}
+
+/** Problems of a file that are shown; the rest are of the same kind. */
+const MOST_PROBLEMS = 3;
+
+/** Reads what `lacuna bench --json` wrote. Throws INVALID_ARGUMENT with what is wrong with it. */
+export function readBenchReport(file: string): BenchReport {
+  try {
+    return parseBenchReport(JSON.parse(readFileSync(file, 'utf8')));
+  } catch (cause) {
+    const what =
+      cause instanceof z.ZodError
+        ? cause.issues
+            .slice(0, MOST_PROBLEMS)
+            .map(({ path, message }) => `${path.join('.') || 'the file'}: ${message}`)
+            .join('; ')
+        : messageOf(cause);
+    throw new LacunaError('INVALID_ARGUMENT', `${file} is no report of lacuna bench: ${what}`, { cause });
   }
 }
