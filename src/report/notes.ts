@@ -15,6 +15,7 @@ export const WORDS = 'saved: against none beside it. in vain: pages sent althoug
 /** What one has to know to read a report's figures, a line each: how they were measured, and on which machines. */
 export function notesOf({ plan, parts, machine, summary }: BenchReport): string[] {
   const { settings, shard } = plan;
+  const { runs, destination } = settings;
   const noted = NOTED.flatMap(([option, words]) => {
     const setting = settings[option];
     return setting === undefined ? [] : [`${words} ${setting}`];
@@ -22,9 +23,9 @@ export function notesOf({ plan, parts, machine, summary }: BenchReport): string[
   const expired = summary.reduce((sum, row) => sum + row.deadlinesExpired, 0);
   const machines = parts.length === 0 ? [machine] : parts.map((part) => part.machine);
   return [
-    `median${settings['runs'] === '1' ? '' : ' (min–max)'} of n = ${settings['runs']}` +
+    `median${runs === '1' ? '' : ' (min–max)'} of n = ${runs}` +
       `${shard === null ? '' : `, shard ${shard.index}/${shard.count}`}; ${noted.join(', ')}, ` +
-      `destination memory ${settings['destination']} beforehand; hint deadlines expired: ${expired}`,
+      `destination memory ${destination} beforehand; hint deadlines expired: ${expired}`,
     ...new Set(machines.map(machineLine)),
   ];
 }
