@@ -97,7 +97,8 @@ function chartsOf(measure: Measure, cells: readonly Cell[], sweep: SweepReport):
     description:
       `${title} against ${axis.label}: the median of the runs at each value, ` +
       'and a band from the least to the most of them.',
-    xLabel: axis.scale === 'steps' ? axis.label : withUnit(axis.label, axis.unit),
+    // Labels of values bring their units along.
+    xLabel: axis.scale === 'linear' ? withUnit(axis.label, axis.unit) : axis.label,
     yLabel: withUnit(measure.title, measure.unit),
     series: lines.slice(page * MOST_SERIES, (page + 1) * MOST_SERIES),
     ...(axis.scale === 'linear' ? {} : { xTicks: ticksOf(sweep) }),

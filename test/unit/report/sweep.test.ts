@@ -166,6 +166,22 @@ describe('the charts of a sweep', () => {
     expect(svg).toContain('>Time saved (2 of 2)</title>');
   });
 
+  it('have the whole command under them, however long it is', () => {
+    const report = sweepReport('min-order', ['0', '1']);
+    const captionOf = (svg: string): string[] =>
+      [
+        ...svg
+          .slice(svg.lastIndexOf('<text class="title"'))
+          .matchAll(/<text class="tick" x="24" y="\d+">(.*?)<\/text>/g),
+      ].map(([, text]) => text!);
+    const before = captionOf(charts(report)).length;
+    const command = `lacuna bench --guest ${'a-capture-with-a-long-name '.repeat(20)}--quiet`;
+    const lines = captionOf(charts({ ...report, command }));
+    expect(lines.length).toBeGreaterThan(before + 2);
+    expect(lines.join(' ')).toContain(command);
+    expect(Math.max(...lines.map(({ length }) => length))).toBeLessThan(160);
+  });
+
   it('are none where there is nothing to draw', () => {
     const report = sweepReport('min-order', ['0'], () => ({ status: 'cancelled' }));
     expect(sweepCharts(report, report.sweep!)).toBeUndefined();
