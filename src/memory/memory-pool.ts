@@ -51,6 +51,18 @@ export class MemoryPool {
     );
   }
 
+  /**
+   * Makes buffers for `count` guests, so that too little memory shows before anything is run. `otherBytes` are
+   * needed beside them. Throws OUT_OF_MEMORY, and then has made none.
+   */
+  reserve(layout: RamLayout, count: number, otherBytes = 0): void {
+    // At once: what is made but not touched yet still counts as available.
+    this.#check(count * layout.memoryBytes + otherBytes, 'the largest guest and its destination need');
+    for (const memory of Array.from({ length: count }, () => this.take(layout))) {
+      this.giveBack(memory);
+    }
+  }
+
   /** The shortest buffer that is long enough, no longer free; undefined if there is none. */
   #smallestFree(lengthBytes: number): SharedArrayBuffer | undefined {
     let best = -1;
@@ -68,12 +80,12 @@ export class MemoryPool {
     return SharedGuestMemory.allocate(layout);
   }
 
-  #check(neededBytes: number): void {
+  #check(neededBytes: number, who = 'the guest needs'): void {
     const available = this.#availableBytes();
     if (neededBytes > available) {
       throw new LacunaError(
         'OUT_OF_MEMORY',
-        `the guest needs ${Math.ceil(neededBytes / MIB)} MiB of memory and ${Math.floor(available / MIB)} MiB are available: ` +
+        `${who} ${Math.ceil(neededBytes / MIB)} MiB of memory and ${Math.floor(available / MIB)} MiB are available: ` +
           'take a smaller guest, or free memory on this machine',
       );
     }

@@ -73,6 +73,9 @@ export async function bench(request: BenchRequest, signal: AbortSignal): Promise
     }
   } catch (thrown) {
     if (!signal.aborted || !isLacunaError(thrown, 'CANCELLED')) {
+      if (runs.length > 0) {
+        finish(request, plan, runs, false); // what was measured is not lost
+      }
       throw thrown;
     }
   } finally {
@@ -94,11 +97,9 @@ async function warmUp(first: RunSpec | undefined, services: RunServices): Promis
 function reserve(pool: MemoryPool, plan: Plan): void {
   const layout = largestLayout(plan);
   if (layout !== undefined) {
-    const source = pool.take(layout);
-    if (plan.runs.some(({ spec }) => spec.destination === 'touched')) {
-      pool.giveBack(pool.take(layout));
-    }
-    pool.giveBack(source);
+    // A destination that nobody has touched before is not out of the pool.
+    const touched = plan.runs.some(({ spec }) => spec.destination === 'touched');
+    pool.reserve(layout, touched ? 2 : 1, touched ? 0 : layout.memoryBytes);
   }
 }
 

@@ -59,7 +59,7 @@ const DEFAULT_GUESTS = ['build-2g', 'fragmented-2g'];
 const DEFAULT_MADE_UP_BYTES = 512 * MIB;
 
 const SWEEP_HELP = SWEEP_NAMES.map(
-  (name) => `  ${name.padEnd(11)} ${SWEEPS[name].summary}: ${SWEEPS[name].values.join(', ')}`,
+  (name) => `  ${name.padEnd(11)} ${SWEEPS[name].summary} (${SWEEPS[name].values.join(', ')})`,
 ).join('\n');
 
 const HELP = `
@@ -69,9 +69,9 @@ Baselines:
   none    sends every page            zero    detects zero pages
   hints   skips pages hinted free     both    does both
 
-Sweeps (of what is compared with what, and against none unless --baseline says more):
+Sweeps (hints against none, unless --baseline says more; in brackets the values, unless --values says others):
 ${SWEEP_HELP}
-As they are they need 5 GiB of memory at the most and take 1 to 6 minutes on two cores.
+As they are they need 5 GiB of memory at the most and take a few minutes on two cores.
 Guests of 8 GiB need 17 GiB. --dry-run shows what would be run.
 
 Examples:

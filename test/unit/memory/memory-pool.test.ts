@@ -110,6 +110,23 @@ describe('MemoryPool', () => {
     expect(pool.take(layoutOf(64 * KIB, 32 * KIB)).buffers).toHaveLength(2);
   });
 
+  it('reserves for several guests at once, and lends what it made', () => {
+    const pool = new MemoryPool(() => 2 * MIB);
+    pool.reserve(layoutOf(MIB), 2);
+    const lent = [pool.take(layoutOf(MIB)), pool.take(layoutOf(MIB / 2))];
+    expect(lent[0]!.buffers[0]).not.toBe(lent[1]!.buffers[0]);
+    expect(pool.heldBytes).toBe(2 * MIB);
+  });
+
+  it('reserves nothing if there is not enough for all of them, or for what is needed beside', () => {
+    const pool = new MemoryPool(() => 2 * MIB);
+    expect(() => pool.reserve(layoutOf(MIB), 3)).toThrow(OUT_OF_MEMORY);
+    expect(() => pool.reserve(layoutOf(MIB), 1, MIB + 1)).toThrow(/destination need 3 MiB.* 2 MiB/);
+    expect(pool.heldBytes).toBe(0);
+    pool.reserve(layoutOf(MIB), 1, MIB);
+    expect(pool.heldBytes).toBe(MIB);
+  });
+
   it('asks no more for a sparse guest than it will touch', () => {
     const pool = new MemoryPool(() => MIB);
     expect(pool.take(layoutOf(16 * MIB), MIB).layout.memoryBytes).toBe(16 * MIB);
