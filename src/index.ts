@@ -23,7 +23,20 @@ export { traceWorkload } from './guest/trace-replay.js';
 export { IDLE_WORKLOAD, type ReplaySpec, type WorkloadSpec } from './guest/workload.js';
 export { MemoryPool } from './memory/memory-pool.js';
 // `report.json`
-export type { Baseline, BenchReport, MachineReport, RunReport, Spread, SummaryRow } from './report/schema.js';
+export type {
+  Baseline,
+  BenchReport,
+  BenchRun,
+  MachineReport,
+  PlanReport,
+  ReportPart,
+  RunPoint,
+  RunReport,
+  Shard,
+  Spread,
+  SummaryRow,
+  SweepReport,
+} from './report/schema.js';
 export { type Verification, Verifier } from './vmm/verifier.js';
 export { type DestinationOptions, WorkerDestination } from './vmm/worker-destination.js';
 export {

@@ -8,6 +8,7 @@ import { ExitCode } from './bench/bench.js';
 import { addBenchCommand } from './bench/command.js';
 import { packageRoot } from './captures.js';
 import { addExitsCommand } from './exits/command.js';
+import { addReportCommand } from './report/command.js';
 import { addStressCommand } from './stress/command.js';
 
 /** Errors of which the user is the cause, rather than the guest or lacuna. */
@@ -40,6 +41,9 @@ async function main(): Promise<number> {
     code = result;
   });
   addExitsCommand(program, version, interrupt.signal, (result) => {
+    code = result;
+  });
+  addReportCommand(program, (result) => {
     code = result;
   });
   for (const command of program.commands) {

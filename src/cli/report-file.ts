@@ -1,5 +1,8 @@
-import { closeSync, openSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { z } from 'zod';
 import { LacunaError, messageOf } from '../errors.js';
+import { parseBenchReport } from '../report/parse.js';
+import type { BenchReport } from '../report/schema.js';
 
 function refuse(file: string, cause: unknown): never {
   throw new LacunaError(
@@ -32,4 +35,23 @@ export function writeText(file: string, text: string): void {
 /** Writes a report as JSON. Throws INVALID_ARGUMENT if the file can't be written. */
 export function writeReport(file: string, report: object): void {
   writeText(file, `${JSON.stringify(report, null, 2)}\n`);
+}
+
+/** Problems of a file that are shown; the rest are of the same kind. */
+const MOST_PROBLEMS = 3;
+
+/** Reads what `lacuna bench --json` wrote. Throws INVALID_ARGUMENT with what is wrong with it. */
+export function readBenchReport(file: string): BenchReport {
+  try {
+    return parseBenchReport(JSON.parse(readFileSync(file, 'utf8')));
+  } catch (cause) {
+    const what =
+      cause instanceof z.ZodError
+        ? cause.issues
+            .slice(0, MOST_PROBLEMS)
+            .map(({ path, message }) => `${path.join('.') || 'the file'}: ${message}`)
+            .join('; ')
+        : messageOf(cause);
+    throw new LacunaError('INVALID_ARGUMENT', `${file} is no report of lacuna bench: ${what}`, { cause });
+  }
 }

@@ -1,5 +1,7 @@
 import { InvalidArgumentError } from 'commander';
 import { GIB, KIB, MIB, PAGE_SIZE } from '../memory/page.js';
+import type { Shard } from '../report/schema.js';
+import { VIRTQ_MAX_SIZE } from '../spec/virtio-ring.js';
 
 const SIZES: Record<string, number> = {
   kib: KIB,
@@ -39,6 +41,35 @@ export function parseMemory(text: string): number {
     throw new InvalidArgumentError('Memory is whole pages of 4 KiB, and at least 8MiB.');
   }
   return bytes;
+}
+
+/** "50%" or "50": a share of memory, 0 … 0.95. */
+export function parsePercent(text: string): number {
+  const value = Number(text.replace(/%$/, ''));
+  if (!(value >= 0 && value <= 95) || /^%?$/.test(text.trim())) {
+    throw new InvalidArgumentError('A share of memory from 0% to 95%.');
+  }
+  return value / 100;
+}
+
+/** The size of a split ring. */
+export function parseRingSize(text: string): number {
+  const size = Number(text);
+  if (!Number.isInteger(size) || size < 2 || size > VIRTQ_MAX_SIZE || (size & (size - 1)) !== 0) {
+    throw new InvalidArgumentError(`A power of two from 2 to ${VIRTQ_MAX_SIZE}.`);
+  }
+  return size;
+}
+
+const MOST_SHARDS = 10_000;
+
+/** "2/4": the second of four. */
+export function parseShard(text: string): Shard {
+  const [index, count] = /^(\d+)\/(\d+)$/.exec(text.trim())?.slice(1).map(Number) ?? [];
+  if (index === undefined || count === undefined || index < 1 || index > count || count > MOST_SHARDS) {
+    throw new InvalidArgumentError(`One of how many, from 1: 1/4, 2/4, 3/4, 4/4; at most ${MOST_SHARDS}.`);
+  }
+  return { index, count };
 }
 
 /** "10gbit", "1gbit", "125MB/s", "unlimited": bytes a second. Bits count in powers of ten, as links do. */

@@ -26,16 +26,14 @@ export class MemoryPool {
   }
 
   /**
-   * Memory for a guest, its contents undefined (reset what must be zero).
+   * Memory for a guest, its contents undefined (reset what must be zero). A buffer may be longer than its segment:
+   * guests of many sizes, the largest first, take no more than the largest does.
    *
    * `residentBytes` is what will be touched of it; a sparse guest says less than the layout's size.
    * Throws OUT_OF_MEMORY, and then has taken nothing.
    */
   take(layout: RamLayout, residentBytes: number = layout.memoryBytes): SharedGuestMemory {
-    const reused = layout.segments.map((segment) => {
-      const at = this.#free.findIndex((buffer) => buffer.byteLength === segment.lengthBytes);
-      return at === -1 ? undefined : this.#free.splice(at, 1)[0];
-    });
+    const reused = layout.segments.map((segment) => this.#smallestFree(segment.lengthBytes));
     const freshBytes = layout.segments.reduce(
       (sum, segment, i) => sum + (reused[i] === undefined ? segment.lengthBytes : 0),
       0,
@@ -62,12 +60,35 @@ export class MemoryPool {
     return SharedGuestMemory.allocate(layout);
   }
 
-  #check(neededBytes: number): void {
+  /**
+   * Makes buffers for `count` guests, so that too little memory shows before anything is run. `otherBytes` are
+   * needed beside them. Throws OUT_OF_MEMORY, and then has made none.
+   */
+  reserve(layout: RamLayout, count: number, otherBytes = 0): void {
+    // At once: what is made but not touched yet still counts as available.
+    this.#check(count * layout.memoryBytes + otherBytes, 'the largest guest and its destination need');
+    for (const memory of Array.from({ length: count }, () => this.take(layout))) {
+      this.giveBack(memory);
+    }
+  }
+
+  /** The shortest buffer that is long enough, no longer free; undefined if there is none. */
+  #smallestFree(lengthBytes: number): SharedArrayBuffer | undefined {
+    let best = -1;
+    for (const [at, { byteLength }] of this.#free.entries()) {
+      if (byteLength >= lengthBytes && (best === -1 || byteLength < this.#free[best]!.byteLength)) {
+        best = at;
+      }
+    }
+    return best === -1 ? undefined : this.#free.splice(best, 1)[0];
+  }
+
+  #check(neededBytes: number, who = 'the guest needs'): void {
     const available = this.#availableBytes();
     if (neededBytes > available) {
       throw new LacunaError(
         'OUT_OF_MEMORY',
-        `the guest needs ${Math.ceil(neededBytes / MIB)} MiB of memory and ${Math.floor(available / MIB)} MiB are available: ` +
+        `${who} ${Math.ceil(neededBytes / MIB)} MiB of memory and ${Math.floor(available / MIB)} MiB are available: ` +
           'take a smaller guest, or free memory on this machine',
       );
     }

@@ -7,8 +7,8 @@ export type TimelineSample = readonly [ms: number, transferredBytes: number, ski
 export interface TimelineEvent {
   readonly ms: number;
   readonly type: MigrationEvent['type'];
-  readonly id?: number;
-  readonly round?: number;
+  readonly id?: number | undefined;
+  readonly round?: number | undefined;
 }
 
 /** Samples that are kept; beyond, every other one goes. */

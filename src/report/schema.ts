@@ -41,8 +41,8 @@ export interface RunReport extends MigrationReport {
     readonly pagesPerSecond: number;
     readonly askedPagesPerSecond: number;
   };
-  /** Where in its trace the guest was during the migration; absent if it replays none. */
-  readonly replay?: ReplayReport;
+  /** Where in its trace the guest was during the migration; null if it replays none. */
+  readonly replay: ReplayReport | null;
   /** Delay of the coordinator's event loop, as `perf_hooks` measures it with a resolution of 1 ms. */
   readonly eventLoop: { readonly p50: number; readonly p99: number; readonly max: number };
   /** What happened when, ms since the migration's start. */
@@ -79,6 +79,23 @@ export interface ReplayReport {
   readonly ended: boolean;
 }
 
+/** Where a run stands in the plan of its benchmark. */
+export interface RunPoint {
+  /** In the whole plan, from 0, whichever shard ran it. */
+  readonly position: number;
+  /** Runs that are compared with each other: they are made one after another, by one shard. */
+  readonly group: number;
+  /** The line of a chart that it belongs to: its guest's name, unless the sweep makes a guest for each value. */
+  readonly series: string;
+  /** A label of the sweep's values; null: no sweep, or a run that its values do not touch. */
+  readonly value: string | null;
+}
+
+/** A run of a benchmark. */
+export interface BenchRun extends RunReport {
+  readonly point: RunPoint;
+}
+
 /** Median, least and most of n runs. */
 export interface Spread {
   readonly median: number;
@@ -86,9 +103,12 @@ export interface Spread {
   readonly max: number;
 }
 
-/** The runs of one guest and one baseline. */
+/** The runs of one guest and one baseline, and in a sweep of one value. */
 export interface SummaryRow {
   readonly guest: string;
+  readonly series: string;
+  /** As in {@link RunPoint}. */
+  readonly value: string | null;
   readonly freeMemory: string;
   readonly baseline: Baseline;
   readonly n: number;
@@ -98,9 +118,13 @@ export interface SummaryRow {
   readonly skippedPages: Spread;
   /** Pages sent although they were reported free. */
   readonly sentInVain: Spread;
+  /** Free ranges reported. */
+  readonly ranges: Spread;
+  /** From the request to the stop sign of the first report; null where none was asked for, or none ended. */
+  readonly hintTime: Spread | null;
   /** Share of the time of {@link savedAgainst} that was saved, 0 … 1 (negative: lost); null where there is nothing to compare. */
   readonly timeSaved: number | null;
-  /** The plainest baseline of this guest that was run: `none`, or else `zero`. */
+  /** The plainest baseline that was run in the same groups: `none`, or else `zero`. */
   readonly savedAgainst: Baseline | null;
   /** Time over (bytes sent / rate of the link); null on an unlimited link. */
   readonly overLink: number | null;
@@ -118,12 +142,85 @@ export interface MachineReport {
   readonly lacuna: string;
 }
 
+/** One I-th of N of a plan, from 1. */
+export interface Shard {
+  readonly index: number;
+  readonly count: number;
+}
+
+/** What was to be run. */
+export interface PlanReport {
+  /** Runs and groups of the whole plan. */
+  readonly runs: number;
+  readonly groups: number;
+  /** SHA-256 of all that decides what is run, the guests' memory maps included: the same in all shards of a plan. */
+  readonly digest: string;
+  /** What was asked for, by option; what a sweep varies is not among them. */
+  readonly settings: Readonly<Record<string, string>>;
+  /** Group g is run by shard `g % count + 1`; null: all were. */
+  readonly shard: Shard | null;
+}
+
+/** How a sweep's axis is drawn: `steps` are evenly spaced, whatever their values. */
+export const AXIS_SCALES = ['linear', 'log', 'steps'] as const;
+
+export interface SweepAxis {
+  readonly label: string;
+  /** Empty where the values have none. */
+  readonly unit: string;
+  readonly scale: (typeof AXIS_SCALES)[number];
+}
+
+export interface SweepValue {
+  readonly label: string;
+  /** In the axis's unit; null where it is no number. */
+  readonly x: number | null;
+}
+
+/** What a sweep can show of its runs (`measures.ts`). */
+export const MEASURE_NAMES = [
+  'saved',
+  'time',
+  'downtime',
+  'sent',
+  'ranges',
+  'hint-time',
+  'in-vain',
+  'dropped',
+  'written',
+] as const;
+export type MeasureName = (typeof MEASURE_NAMES)[number];
+
+/** What was varied, and what of the result is worth a chart. */
+export interface SweepReport {
+  readonly name: string;
+  readonly axis: SweepAxis;
+  readonly values: readonly SweepValue[];
+  readonly measures: readonly MeasureName[];
+}
+
+/** A report that went into a merged one. */
+export interface ReportPart {
+  readonly shard: Shard;
+  readonly runs: number;
+  readonly createdAt: string;
+  readonly command: string;
+  readonly machine: MachineReport;
+}
+
 /** `report.json`. */
 export interface BenchReport {
   readonly schema: 1;
   readonly createdAt: string;
   readonly command: string;
+  /** Of a merged report: that of its first part. */
   readonly machine: MachineReport;
-  readonly runs: readonly RunReport[];
+  readonly plan: PlanReport;
+  /** null: nothing was varied. */
+  readonly sweep: SweepReport | null;
+  /** Of a merged report; empty otherwise. */
+  readonly parts: readonly ReportPart[];
+  /** In the plan's order. */
+  readonly runs: readonly BenchRun[];
   readonly summary: readonly SummaryRow[];
 }

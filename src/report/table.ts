@@ -17,7 +17,7 @@ export function machineLine({ cpu, cores, os, node }: MachineReport): string {
 }
 
 /** "1.72 s (1.70 s–1.75 s)"; a single value alone. */
-function formatSpread(spread: Spread, n: number, format: (value: number) => string): string {
+export function formatSpread(spread: Spread, n: number, format: (value: number) => string): string {
   const median = format(spread.median);
   return n === 1 ? median : `${median} ${pc.dim(`(${format(spread.min)}–${format(spread.max)})`)}`;
 }

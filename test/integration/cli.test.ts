@@ -1,13 +1,12 @@
-import { spawn } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { BenchReport } from '../../dist/src/index.js';
+import { type CliResult, runCli } from '../support/cli.js';
 import { busyTrace } from '../support/made-up-trace.js';
 
-const CLI = resolve('dist/src/cli/main.js');
 const BUILD_2G = resolve('bench/guests/build-2g');
 let folder: string;
 
@@ -18,35 +17,8 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-interface Result {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-/** Runs the command in a folder of its own. `onStderr` sees each line as it comes. */
-function lacuna(
-  args: string[],
-  onStderr: (line: string, kill: (signal: NodeJS.Signals) => void) => void = () => {},
-): Promise<Result> {
-  const child = spawn(process.execPath, [CLI, ...args], {
-    cwd: folder,
-    env: { ...process.env, NO_COLOR: '1' },
-  });
-  let stdout = '';
-  let stderr = '';
-  child.stdout.on('data', (chunk: Buffer) => {
-    stdout += chunk.toString();
-  });
-  child.stderr.on('data', (chunk: Buffer) => {
-    stderr += chunk.toString();
-    for (const line of chunk.toString().split('\n')) {
-      onStderr(line, (signal) => child.kill(signal));
-    }
-  });
-  return new Promise((done) => {
-    child.on('close', (code) => done({ code, stdout, stderr }));
-  });
+function lacuna(args: string[], onStderr?: Parameters<typeof runCli>[2]): Promise<CliResult> {
+  return runCli(folder, args, onStderr);
 }
 
 function readReport(name = 'report.json'): BenchReport {

@@ -1,7 +1,6 @@
-import { spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { FAULT_KINDS, planCase } from '../../dist/src/cli/stress/plan.js';
 import { parseStressReport, type StressReport } from '../../dist/src/cli/stress/report.js';
@@ -17,9 +16,9 @@ import {
   type WorkerGuest,
 } from '../../dist/src/index.js';
 import { ThreadPool } from '../../dist/src/vmm/threads.js';
+import { type CliResult, runCli } from '../support/cli.js';
 import { Bench } from '../support/guests.js';
 
-const CLI = resolve('dist/src/cli/main.js');
 /** Generous: a slow machine fails nothing here. */
 const TIMEOUT_MS = 300_000;
 let folder: string;
@@ -32,32 +31,8 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-interface Result {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-function lacuna(
-  args: string[],
-  onStderr: (kill: (signal: NodeJS.Signals) => void) => void = () => {},
-): Promise<Result> {
-  const child = spawn(process.execPath, [CLI, ...args], {
-    cwd: folder,
-    env: { ...process.env, NO_COLOR: '1' },
-  });
-  let stdout = '';
-  let stderr = '';
-  child.stdout.on('data', (chunk: Buffer) => {
-    stdout += chunk.toString();
-  });
-  child.stderr.on('data', (chunk: Buffer) => {
-    stderr += chunk.toString();
-    onStderr((signal) => child.kill(signal));
-  });
-  return new Promise((done) => {
-    child.on('close', (code) => done({ code, stdout, stderr }));
-  });
+function lacuna(args: string[], onStderr?: Parameters<typeof runCli>[2]): Promise<CliResult> {
+  return runCli(folder, args, onStderr);
 }
 
 function readReport(name = 'stress.json'): StressReport {
@@ -250,7 +225,7 @@ it(
     let killed = false;
     const { code, stdout, stderr } = await lacuna(
       ['stress', '--migrations', '100000', '--seed', '1', '--json', 'stress.json'],
-      (kill) => {
+      (_line, kill) => {
         if (!killed) {
           killed = true;
           setTimeout(() => kill('SIGINT'), 4000);

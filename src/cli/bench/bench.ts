@@ -8,25 +8,28 @@ import type { MigrationProgress } from '../../migration/migrate.js';
 import { formatMib, formatMs } from '../../report/format.js';
 import { htmlReport } from '../../report/html/render.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
-import { BASELINES, type Baseline, type BenchReport, type RunReport } from '../../report/schema.js';
-import { isVerified, summarise, withMedianMaps } from '../../report/summary.js';
-import { machineLine, summaryTable } from '../../report/table.js';
+import type { BenchReport, BenchRun, RunReport, Shard } from '../../report/schema.js';
+import { isVerified, summarise, withMedianMaps, withoutMap } from '../../report/summary.js';
+import { sweepCharts } from '../../report/sweep.js';
+import { reportText } from '../../report/text.js';
 import { Verifier } from '../../vmm/verifier.js';
-import type { StoredGuest } from '../captures.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
 import { checkWritable, writeReport, writeText } from '../report-file.js';
+import { largestLayout, type Plan, type PlanRequest, planLine, planOf, planTable, shardOf } from './plan.js';
 import { type RunServices, type RunSpec, runOnce } from './run.js';
 
 /** What `lacuna bench` was asked for. */
-export interface BenchRequest {
-  readonly guests: readonly StoredGuest[];
-  readonly baselines: readonly Baseline[];
-  readonly runs: number;
-  readonly spec: Omit<RunSpec, 'image' | 'baseline' | 'seed'>;
+export interface BenchRequest extends PlanRequest {
+  /** null: the whole plan. */
+  readonly shard: Shard | null;
+  /** Only to show the plan. */
+  readonly dryRun: boolean;
   readonly json: string | undefined;
+  /** Where the page with charts goes. */
   readonly html: string | undefined;
+  /** Where the charts of a sweep go. */
+  readonly svg: string | undefined;
   readonly quiet: boolean;
-  readonly seed: number;
   readonly version: string;
   /** The command line, for the report. */
   readonly command: string;
@@ -37,24 +40,33 @@ export const ExitCode = { ok: 0, verificationFailed: 1, usage: 2, interrupted: 1
 
 /** Runs the benchmark; prints the table on standard output and writes the report. Returns the exit code. */
 export async function bench(request: BenchRequest, signal: AbortSignal): Promise<number> {
-  checkWritable(request.json);
-  checkWritable(request.html);
+  const plan = shardOf(planOf(request), request.shard);
+  if (request.dryRun) {
+    console.log(`${planTable(plan)}\n${planLine(plan)}`);
+    return ExitCode.ok;
+  }
+  for (const file of [request.json, request.html, request.svg]) {
+    checkWritable(file);
+  }
   const progress = makeProgress(request.quiet);
   const verifier = new Verifier();
   const pool = new MemoryPool(availableMemory);
-  const runs: RunReport[] = [];
-  const plan = planOf(request);
+  const runs: BenchRun[] = [];
+  const total = plan.runs.length;
   try {
+    progress.log(pc.dim(planLine(plan)));
+    reserve(pool, plan);
     progress.update(pc.dim('warming up'));
-    await warmUp(plan[0], { pool, verifier, signal, onPhase: () => {}, onProgress: () => {} });
-    for (const [index, spec] of plan.entries()) {
+    await warmUp(plan.runs[0]?.spec, { pool, verifier, signal, onPhase: () => {}, onProgress: () => {} });
+    for (const [index, { spec, point }] of plan.runs.entries()) {
       if (signal.aborted) {
         break;
       }
-      const label = `${spec.image.name} ${spec.baseline}`;
-      const position = `${String(index + 1).padStart(String(plan.length).length)}/${plan.length}`;
+      const at = point.value === null ? '' : `, ${plan.sweep?.axis.label} ${point.value}`;
+      const label = `${spec.image.name} ${spec.baseline}${at}`;
+      const position = `${String(index + 1).padStart(String(total).length)}/${total}`;
       const show = (line: string): void =>
-        progress.update(`${bar(index / plan.length, 24)} ${position}  ${label}\n  ${line}`);
+        progress.update(`${bar(index / total, 24)} ${position}  ${label}\n  ${line}`);
       const run = await runOnce(spec, {
         pool,
         verifier,
@@ -62,18 +74,21 @@ export async function bench(request: BenchRequest, signal: AbortSignal): Promise
         onPhase: (phase) => show(pc.dim(phase)),
         onProgress: (now) => show(describeProgress(now, spec)),
       });
-      runs.push(run);
-      logRun(progress, position, run);
+      runs.push({ ...run, point });
+      logRun(progress, `${position} ${label}`, run);
     }
   } catch (thrown) {
     if (!signal.aborted || !isLacunaError(thrown, 'CANCELLED')) {
+      if (runs.length > 0) {
+        finish(request, plan, runs, false); // what was measured is not lost
+      }
       throw thrown;
     }
   } finally {
     progress.done();
     await verifier.close();
   }
-  return finish(request, runs, signal.aborted);
+  return finish(request, plan, runs, signal.aborted);
 }
 
 /** A small guest's migration that is not reported, so that the first one that is runs compiled code. */
@@ -84,17 +99,14 @@ async function warmUp(first: RunSpec | undefined, services: RunServices): Promis
   }
 }
 
-/** Baselines alternate, so that a machine that changes its speed does so to all of them. */
-function planOf(request: BenchRequest): RunSpec[] {
-  const plan: RunSpec[] = [];
-  for (const image of request.guests) {
-    for (let run = 0; run < request.runs; run += 1) {
-      for (const baseline of BASELINES.filter((name) => request.baselines.includes(name))) {
-        plan.push({ ...request.spec, image, baseline, seed: request.seed });
-      }
-    }
+/** Memory for the largest guest and its destination, before hours are spent on smaller ones. Throws OUT_OF_MEMORY. */
+function reserve(pool: MemoryPool, plan: Plan): void {
+  const layout = largestLayout(plan);
+  if (layout !== undefined) {
+    // Sparse guests have fresh memory each. A destination that nobody has touched before is not out of the pool.
+    const touched = plan.runs.some(({ spec }) => spec.destination === 'touched');
+    pool.reserve(layout, touched ? 2 : 1, touched ? 0 : layout.memoryBytes);
   }
-  return plan;
 }
 
 function describeProgress(now: MigrationProgress, spec: RunSpec): string {
@@ -106,14 +118,14 @@ function describeProgress(now: MigrationProgress, spec: RunSpec): string {
   );
 }
 
-function logRun(progress: Progress, position: string, run: RunReport): void {
+function logRun(progress: Progress, label: string, run: RunReport): void {
   const verdict = isVerified(run) ? pc.green('verified') : pc.red('NOT VERIFIED');
   const hinted = run.hints.sessions.length > 0;
   const [session] = run.hints.sessions;
   const stop = session?.['to-stop'] ?? null;
   progress.log(
     [
-      `${pc.dim(position)} ${run.guest} ${run.baseline}: ${run.status} in ${pc.bold(formatMs(run['total-time']))}`,
+      `${label}: ${run.status} in ${pc.bold(formatMs(run['total-time']))}`,
       `downtime ${formatMs(run.downtime ?? Number.NaN)}`,
       `${formatMib(run.ram.transferred)} MiB sent`,
       ...(hinted
@@ -125,46 +137,61 @@ function logRun(progress: Progress, position: string, run: RunReport): void {
   );
 }
 
-function finish(request: BenchRequest, runs: readonly RunReport[], interrupted: boolean): number {
+function finish(request: BenchRequest, plan: Plan, runs: readonly BenchRun[], interrupted: boolean): number {
   const report: BenchReport = {
     schema: 1,
     createdAt: new Date().toISOString(),
     command: request.command,
     machine: thisMachine(request.version),
-    runs: withMedianMaps(runs),
+    plan: plan.report,
+    sweep: plan.sweep,
+    parts: [],
+    runs: plan.sweep === null ? withMedianMaps(runs) : runs.map(withoutMap),
     summary: summarise(runs),
   };
-  if (report.summary.length > 0) {
-    console.log(summaryTable(report.summary));
-    console.log(notes(request, report));
-  }
-  if (request.json !== undefined) {
-    writeReport(request.json, report);
-    console.log(`${runs.length === 1 ? '1 run' : `${runs.length} runs`} in ${request.json}`);
-  }
-  if (request.html !== undefined) {
-    writeText(request.html, htmlReport(report));
-    console.log(`with charts: ${request.html}`);
-  }
+  deliver(report, request);
   if (interrupted) {
     console.error('interrupted: the guest of the last run went on at its source');
     return ExitCode.interrupted;
   }
-  return runs.every((run) => isVerified(run) && run.status === 'completed')
-    ? ExitCode.ok
-    : ExitCode.verificationFailed;
+  return isGood(report) ? ExitCode.ok : ExitCode.verificationFailed;
 }
 
-/** What one has to know to read the table. */
-function notes(request: BenchRequest, report: BenchReport): string {
-  const { spec, runs } = request;
-  const expired = report.summary.reduce((sum, row) => sum + row.deadlinesExpired, 0);
-  return pc.dim(
-    [
-      `median${runs > 1 ? ' (min–max)' : ''} of n = ${runs}; link ${spec.link.name}, schedule ${spec.schedule}, smallest order ${spec.minOrder}, ` +
-        `downtime limit ${spec.downtimeLimitMs} ms, destination memory ${report.runs[0]?.destination} beforehand`,
-      `saved: against ${report.summary[0]?.savedAgainst}. in vain: pages sent although reported free. hint deadlines expired: ${expired}`,
-      machineLine(report.machine),
-    ].join('\n'),
-  );
+/** Files that a report goes to. */
+export interface Destinations {
+  readonly json: string | undefined;
+  readonly html: string | undefined;
+  readonly svg: string | undefined;
+}
+
+/** Shows a report, and writes what was asked for: the JSON first, so that nothing is lost. */
+export function deliver(report: BenchReport, { json, html, svg }: Destinations): void {
+  const { runs, sweep } = report;
+  if (runs.length === 0) {
+    console.log('no runs');
+  } else if (report.summary.length > 0) {
+    console.log(reportText(report));
+  }
+  if (json !== undefined) {
+    writeReport(json, report);
+    console.log(`${runs.length === 1 ? '1 run' : `${runs.length} runs`} in ${json}`);
+  }
+  if (html !== undefined) {
+    writeText(html, htmlReport(report));
+    console.log(`with charts: ${html}`);
+  }
+  if (svg !== undefined && sweep !== null) {
+    const charts = sweepCharts(report, sweep);
+    if (charts === undefined) {
+      console.error(`no run gives a point: ${svg} is not written`);
+    } else {
+      writeText(svg, charts);
+      console.log(`charts in ${svg}`);
+    }
+  }
+}
+
+/** Whether every migration completed and was verified. */
+export function isGood({ runs }: BenchReport): boolean {
+  return runs.every((run) => isVerified(run) && run.status === 'completed');
 }

@@ -1,14 +1,14 @@
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type Command, Option } from 'commander';
 import { LacunaError } from '../../errors.js';
 import { MAX_ORDER } from '../../guest/buddy-allocator.js';
 import { FREE_MEMORY_MODES, type FreeMemoryMode, growImage, syntheticImage } from '../../guest/image.js';
 import { REPORT_MODES, type ReportMode } from '../../guest/runtime.js';
 import { traceWorkload } from '../../guest/trace-replay.js';
 import { IDLE_WORKLOAD, type WorkloadSpec } from '../../guest/workload.js';
+import { MIB } from '../../memory/page.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { SCHEDULES, type Schedule } from '../../migration/options.js';
-import { BASELINES, type Baseline } from '../../report/schema.js';
-import { VIRTQ_MAX_SIZE } from '../../spec/virtio-ring.js';
+import { BASELINES, type Baseline, type Shard } from '../../report/schema.js';
 import { DEFAULT_RING_SIZE } from '../../vmm/worker-guest.js';
 import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
 import {
@@ -16,12 +16,17 @@ import {
   parseList,
   parseMemory,
   parseMs,
+  parsePercent,
   parseRate,
+  parseRingSize,
   parseSeconds,
+  parseShard,
   parseWhole,
 } from '../units.js';
 import { parseWorkload } from '../workload-option.js';
 import { bench } from './bench.js';
+import type { PlanRequest } from './plan.js';
+import { MADE_UP_RUN_PAGES, pointsOf, SWEEP_NAMES, SWEEPS, type Sweep, type SweepName } from './sweeps.js';
 
 interface BenchOptions {
   readonly guest?: readonly string[];
@@ -42,12 +47,22 @@ interface BenchOptions {
   readonly destination: 'touched' | 'untouched';
   readonly runs: number;
   readonly seed: number;
+  readonly sweep?: SweepName;
+  readonly values?: readonly string[];
+  readonly shard?: Shard;
+  readonly dryRun: boolean;
   readonly json: string;
   readonly html?: string;
+  readonly svg?: string;
   readonly quiet: boolean;
 }
 
 const DEFAULT_GUESTS = ['build-2g', 'fragmented-2g'];
+const DEFAULT_MADE_UP_BYTES = 512 * MIB;
+
+const SWEEP_HELP = SWEEP_NAMES.map(
+  (name) => `  ${name.padEnd(11)} ${SWEEPS[name].summary} (${SWEEPS[name].values.join(', ')})`,
+).join('\n');
 
 const HELP = `
 Guests that come with lacuna: ${captureNames().join(', ')};
@@ -57,6 +72,11 @@ Baselines:
   none    sends every page            zero    detects zero pages
   hints   skips pages hinted free     both    does both
 
+Sweeps (hints against none, unless --baseline says more; in brackets the values, unless --values says others):
+${SWEEP_HELP}
+As they are they need 5 GiB of memory at the most and take a few minutes on two cores.
+Guests of 8 GiB need 17 GiB. --dry-run shows what would be run.
+
 Examples:
   $ lacuna bench
   $ lacuna bench --guest idle-8g cache-8g --baseline zero,both --link unlimited --free-memory data
@@ -64,24 +84,11 @@ Examples:
   $ lacuna bench --guest idle-8g --grow-to 128GiB --baseline zero,both --link unlimited
   $ lacuna bench --guest trace-build-2g --at 40 --trace-speed 10
   $ lacuna bench --guest ./my-capture --min-order 10 --json my-report.json
+  $ lacuna bench --sweep min-order --runs 3 --svg min-order.svg
+  $ lacuna bench --sweep link --values 1gbit,unlimited --guest idle-8g
+  $ lacuna bench --sweep ring-size --shard 2/4 --json part-2.json      (see lacuna report merge --help)
 
 Exit codes: 0 every migration completed and was verified, 1 one was not, 2 wrong usage, 130 interrupted.`;
-
-function parsePercent(text: string): number {
-  const value = Number(text.replace(/%$/, ''));
-  if (!(value >= 0 && value <= 95)) {
-    throw new InvalidArgumentError('A share of memory from 0% to 95%.');
-  }
-  return value / 100;
-}
-
-function parseRingSize(text: string): number {
-  const size = Number(text);
-  if (!Number.isInteger(size) || size < 2 || size > VIRTQ_MAX_SIZE || (size & (size - 1)) !== 0) {
-    throw new InvalidArgumentError(`A power of two from 2 to ${VIRTQ_MAX_SIZE}.`);
-  }
-  return size;
-}
 
 /** Adds `lacuna bench` to the program. `done` gets the exit code. */
 export function addBenchCommand(
@@ -177,36 +184,30 @@ export function addBenchCommand(
     )
     .option('--runs <n>', 'migrations for each guest and baseline', parseWhole(1, 1000), 2)
     .option('--seed <n>', "seed of the guest's contents", parseWhole(0, 2 ** 32 - 1), 1)
+    .addOption(
+      new Option('--sweep <what>', 'vary one thing, and compare at each of its values').choices(SWEEP_NAMES),
+    )
+    .option('--values <list>', "the sweep's values, if not its own: 0,4,10", (text) => text.split(','))
+    .option('--shard <i/n>', 'the i-th of n parts of the plan, from 1: 1/4 … 4/4', parseShard)
+    .option('--dry-run', 'show the plan and run nothing', false)
     .option('--json <file>', 'where the report goes', 'report.json')
     .option('--html <file>', 'the report as a page with charts, for the browser')
+    .option('--svg <file>', 'where the charts of a sweep go')
     .option('--quiet', 'no progress', false)
     .addHelpText('after', HELP)
     .action(async (options: BenchOptions, command: Command) => {
       done(
         await bench(
           {
-            guests: guestsOf(options, command),
-            baselines: options.baseline,
-            runs: options.runs,
+            ...planRequestOf(options, (option) => command.getOptionValueSource(option) === 'cli'),
+            shard: options.shard ?? null,
+            dryRun: options.dryRun,
             json: options.json,
             html: options.html,
+            svg: options.svg,
             quiet: options.quiet,
-            seed: options.seed,
             version,
             command: ['lacuna', ...process.argv.slice(2)].join(' '),
-            spec: {
-              freeMemory: options.freeMemory,
-              workload: options.workload,
-              traceAtMs: options.at,
-              traceSpeed: options.traceSpeed,
-              schedule: options.schedule,
-              minOrder: options.minOrder,
-              reportMode: options.reportMode,
-              ringSize: options.ringSize,
-              link: options.link,
-              downtimeLimitMs: options.downtimeLimit,
-              destination: options.destination,
-            },
           },
           signal,
         ),
@@ -218,18 +219,79 @@ function parseLink(text: string): { name: string; bytesPerSecond: number } {
   return { name: text, bytesPerSecond: parseRate(text) };
 }
 
-function guestsOf(options: BenchOptions, command: Command): StoredGuest[] {
-  const guests =
-    options.memory === undefined
-      ? (options.guest ?? DEFAULT_GUESTS).map(loadGuest)
-      : [
-          syntheticImage(atomicMapper, {
-            memoryBytes: options.memory,
-            freeShare: options.free,
-            freeRunPages: 64,
-          }),
-        ];
-  checkTraceOptions(guests, (name) => command.getOptionValueSource(name) === 'cli', options);
+/** What was asked for; `given` says which options were. Throws INVALID_ARGUMENT for what a sweep can't be told. */
+function planRequestOf(options: BenchOptions, given: (option: string) => boolean): PlanRequest {
+  const sweep = options.sweep === undefined ? undefined : SWEEPS[options.sweep];
+  refuseContradictions(options, sweep, given);
+  const madeUp = { memoryBytes: options.memory ?? DEFAULT_MADE_UP_BYTES, freeShare: options.free };
+  return {
+    guests: guestsOf(options, sweep, given),
+    baselines: given('baseline') ? options.baseline : (sweep?.baselines ?? options.baseline),
+    runs: options.runs,
+    seed: options.seed,
+    spec: {
+      freeMemory: options.freeMemory,
+      workload: options.workload,
+      traceAtMs: options.at,
+      traceSpeed: options.traceSpeed,
+      schedule: options.schedule,
+      minOrder: options.minOrder,
+      reportMode: options.reportMode,
+      ringSize: options.ringSize,
+      link: options.link,
+      downtimeLimitMs: given('downtimeLimit')
+        ? options.downtimeLimit
+        : (sweep?.downtimeLimitMs ?? options.downtimeLimit),
+      destination: options.destination,
+    },
+    sweep: options.sweep && {
+      name: options.sweep,
+      points: pointsOf(options.sweep, options.values ?? SWEEPS[options.sweep].values, madeUp),
+    },
+  };
+}
+
+function refuseContradictions(
+  options: BenchOptions,
+  sweep: Sweep | undefined,
+  given: (option: string) => boolean,
+): void {
+  const refuse = (what: string): never => {
+    throw new LacunaError('INVALID_ARGUMENT', what);
+  };
+  if (sweep === undefined) {
+    if (options.values !== undefined || options.svg !== undefined) {
+      refuse(
+        `${options.values === undefined ? '--svg' : '--values'} is of a sweep: say which, as in --sweep min-order`,
+      );
+    }
+    return;
+  }
+  const varied = sweep.varies.find(given);
+  if (varied !== undefined) {
+    const option = varied.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    refuse(`--${option} can't be given beside --sweep ${options.sweep}, which varies it: use --values`);
+  }
+}
+
+/** The guests of a plan; a sweep that makes one for each value replaces the one that stands for them here. */
+function guestsOf(
+  options: BenchOptions,
+  sweep: Sweep | undefined,
+  given: (option: string) => boolean,
+): StoredGuest[] {
+  const captures = options.guest ?? (sweep === undefined ? DEFAULT_GUESTS : sweep.guests);
+  const madeUp = options.memory !== undefined || captures === undefined;
+  const guests = madeUp
+    ? [
+        syntheticImage(atomicMapper, {
+          memoryBytes: options.memory ?? DEFAULT_MADE_UP_BYTES,
+          freeShare: options.free,
+          freeRunPages: MADE_UP_RUN_PAGES,
+        }),
+      ]
+    : captures.map(loadGuest);
+  checkTraceOptions(guests, given, options);
   const { growTo } = options;
   return growTo === undefined ? guests : guests.map((guest) => grown(guest, growTo));
 }

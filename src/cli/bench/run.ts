@@ -176,7 +176,7 @@ function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' 
 interface Measured {
   readonly source: PrecopySource;
   readonly report: ReturnType<typeof reportOf> &
-    Pick<RunReport, 'cpu' | 'guestWork' | 'eventLoop' | 'timeline' | 'pages'>;
+    Pick<RunReport, 'cpu' | 'guestWork' | 'replay' | 'eventLoop' | 'timeline' | 'pages'>;
 }
 
 async function timedMigration(
@@ -251,7 +251,7 @@ async function timedMigration(
         pagesPerSecond: (pages / ranMs) * 1000,
         askedPagesPerSecond: replayed?.askedPagesPerSecond ?? pagesPerSecond(spec.workload),
       },
-      ...(replayed === undefined ? {} : { replay: replayed.replay }),
+      replay: replayed?.replay ?? null,
       eventLoop: {
         p50: eventLoop.percentile(50) / 1e6,
         p99: eventLoop.percentile(99) / 1e6,

@@ -58,14 +58,24 @@ describe('MemoryPool', () => {
     expect(pool.heldBytes).toBe(192 * KIB);
   });
 
-  it('reuses a buffer only for a segment of its size, in whatever layout', () => {
+  it('reuses the shortest buffer that is long enough, in whatever layout', () => {
     const pool = new MemoryPool();
-    const first = pool.take(layoutOf(64 * KIB, 128 * KIB));
+    const first = pool.take(layoutOf(256 * KIB, 64 * KIB, 128 * KIB));
     pool.giveBack(first);
     const second = pool.take(layoutOf(128 * KIB, 32 * KIB));
-    expect(second.buffers[0]).toBe(first.buffers[1]);
-    expect(first.buffers).not.toContain(second.buffers[1]);
-    expect(pool.heldBytes).toBe(224 * KIB);
+    expect(second.buffers[0]).toBe(first.buffers[2]);
+    expect(second.buffers[1]).toBe(first.buffers[1]);
+    expect(second.segments.map(({ bytes }) => bytes.length)).toEqual([128 * KIB, 32 * KIB]);
+    expect(pool.heldBytes).toBe(448 * KIB);
+  });
+
+  it('makes a new buffer where those that it has are too short', () => {
+    const pool = new MemoryPool();
+    const first = pool.take(layoutOf(64 * KIB));
+    pool.giveBack(first);
+    const second = pool.take(layoutOf(68 * KIB));
+    expect(second.buffers[0]).not.toBe(first.buffers[0]);
+    expect(pool.heldBytes).toBe(132 * KIB);
   });
 
   it('throws OUT_OF_MEMORY and says how much is missing', () => {
@@ -98,6 +108,23 @@ describe('MemoryPool', () => {
     pool.giveBack(pool.take(layoutOf(64 * KIB)));
     available = 32 * KIB;
     expect(pool.take(layoutOf(64 * KIB, 32 * KIB)).buffers).toHaveLength(2);
+  });
+
+  it('reserves for several guests at once, and lends what it made', () => {
+    const pool = new MemoryPool(() => 2 * MIB);
+    pool.reserve(layoutOf(MIB), 2);
+    const lent = [pool.take(layoutOf(MIB)), pool.take(layoutOf(MIB / 2))];
+    expect(lent[0]!.buffers[0]).not.toBe(lent[1]!.buffers[0]);
+    expect(pool.heldBytes).toBe(2 * MIB);
+  });
+
+  it('reserves nothing if there is not enough for all of them, or for what is needed beside', () => {
+    const pool = new MemoryPool(() => 2 * MIB);
+    expect(() => pool.reserve(layoutOf(MIB), 3)).toThrow(OUT_OF_MEMORY);
+    expect(() => pool.reserve(layoutOf(MIB), 1, MIB + 1)).toThrow(/destination need 3 MiB.* 2 MiB/);
+    expect(pool.heldBytes).toBe(0);
+    pool.reserve(layoutOf(MIB), 1, MIB);
+    expect(pool.heldBytes).toBe(MIB);
   });
 
   it('asks no more for a sparse guest than it will touch', () => {

@@ -1,10 +1,11 @@
 import { expect, it } from 'vitest';
-import type { RunReport } from '../../../src/report/schema.js';
+import type { BenchRun } from '../../../src/report/schema.js';
 import { spreadOf, withMedianMaps } from '../../../src/report/summary.js';
 
-function run(baseline: string, ms: number, guest = 'a'): RunReport {
+function run(baseline: string, ms: number, guest = 'a'): BenchRun {
   const pages = { counts: {}, pfnSpan: 1, map: 'map' };
-  return { guest, freeMemory: 'data', baseline, 'total-time': ms, pages } as unknown as RunReport;
+  const point = { series: guest, value: null };
+  return { guest, freeMemory: 'data', baseline, 'total-time': ms, pages, point } as unknown as BenchRun;
 }
 
 it('keeps the map of the middle one of the runs that are alike, and everything else of all', () => {

@@ -1,0 +1,33 @@
+import type { BenchReport } from './schema.js';
+import { machineLine } from './table.js';
+
+/** How settings read in the notes; a sweep varies one of them, which then is not there. */
+const NOTED = [
+  ['link', 'link'],
+  ['schedule', 'schedule'],
+  ['min-order', 'smallest order'],
+  ['downtime-limit', 'downtime limit'],
+] as const;
+
+/** Words of the tables. */
+export const WORDS =
+  'saved: against the plainest baseline beside it. in vain: pages sent although reported free';
+
+/** What one has to know to read a report's figures, a line each: how they were measured, and on which machines. */
+export function notesOf({ plan, parts, machine, summary, runs }: BenchReport): string[] {
+  const { settings, shard } = plan;
+  const { runs: n } = settings;
+  const destination = runs[0]?.destination ?? settings['destination'];
+  const noted = NOTED.flatMap(([option, words]) => {
+    const setting = settings[option];
+    return setting === undefined ? [] : [`${words} ${setting}`];
+  });
+  const expired = summary.reduce((sum, row) => sum + row.deadlinesExpired, 0);
+  const machines = parts.length === 0 ? [machine] : parts.map((part) => part.machine);
+  return [
+    `median${n === '1' ? '' : ' (min–max)'} of n = ${n}` +
+      `${shard === null ? '' : `, shard ${shard.index}/${shard.count}`}; ${noted.join(', ')}, ` +
+      `destination memory ${destination} beforehand; hint deadlines expired: ${expired}`,
+    ...new Set(machines.map(machineLine)),
+  ];
+}
