@@ -34,10 +34,10 @@ export function captureNames(): string[] {
 const MOST_UNPACKED_BYTES = 2048 * MIB;
 
 /**
- * A capture by name, or from a folder in the captures' format.
- * Throws CAPTURE_NOT_FOUND or CAPTURE_MALFORMED, both with what to do.
+ * The folder of a capture that comes with lacuna, or of one in the captures' format.
+ * Throws CAPTURE_NOT_FOUND with what to do.
  */
-export function loadCapture(nameOrFolder: string): GuestImage {
+export function captureFolder(nameOrFolder: string): string {
   const named = join(CAPTURES(), nameOrFolder);
   const isName = /^[\w.-]+$/.test(nameOrFolder) && existsSync(join(named, 'meta.json'));
   const folder = isName ? named : resolve(nameOrFolder);
@@ -47,29 +47,58 @@ export function loadCapture(nameOrFolder: string): GuestImage {
       `no guest "${nameOrFolder}": neither a folder with a meta.json in it nor one of ${captureNames().join(', ')}`,
     );
   }
-  const read = <T>(file: string, decode: (bytes: Buffer) => T): T => {
-    const path = join(folder, file);
-    if (!existsSync(path)) {
-      throw new LacunaError(
-        'CAPTURE_MALFORMED',
-        `${folder}: ${file} is missing (a capture has meta.json, kpageflags.bin.gz and zero.bin.gz)`,
-      );
-    }
-    try {
-      return decode(readFileSync(path));
-    } catch (cause) {
-      throw new LacunaError('CAPTURE_MALFORMED', `${folder}: ${file} can't be read: ${messageOf(cause)}`, {
-        cause,
-      });
-    }
-  };
-  const unpack = (bytes: Buffer): Buffer => gunzipSync(bytes, { maxOutputLength: MOST_UNPACKED_BYTES });
+  return folder;
+}
+
+/** The path of a file of a capture. Throws CAPTURE_MALFORMED if it is not there. */
+export function captureFile(folder: string, file: string): string {
+  const path = join(folder, file);
+  if (!existsSync(path)) {
+    throw new LacunaError(
+      'CAPTURE_MALFORMED',
+      `${folder}: ${file} is missing (a capture has meta.json, kpageflags.bin.gz and zero.bin.gz)`,
+    );
+  }
+  return path;
+}
+
+function read<T>(folder: string, file: string, decode: (bytes: Buffer) => T): T {
+  const path = captureFile(folder, file);
+  try {
+    return decode(readFileSync(path));
+  } catch (cause) {
+    throw new LacunaError('CAPTURE_MALFORMED', `${folder}: ${file} can't be read: ${messageOf(cause)}`, {
+      cause,
+    });
+  }
+}
+
+/** meta.json of a capture. */
+export function readMeta(folder: string): unknown {
+  return read(folder, 'meta.json', (bytes) => JSON.parse(bytes.toString('utf8')) as unknown);
+}
+
+function unpack(bytes: Buffer): Buffer {
+  return gunzipSync(bytes, { maxOutputLength: MOST_UNPACKED_BYTES });
+}
+
+/** The zero bitmap of a capture, if it has one. */
+export function readZeroBitmap(folder: string): Buffer | undefined {
+  return existsSync(join(folder, 'zero.bin.gz')) ? read(folder, 'zero.bin.gz', unpack) : undefined;
+}
+
+/**
+ * A capture by name, or from a folder in the captures' format.
+ * Throws CAPTURE_NOT_FOUND or CAPTURE_MALFORMED, both with what to do.
+ */
+export function loadCapture(nameOrFolder: string): GuestImage {
+  const folder = captureFolder(nameOrFolder);
   return parseCapture(
     atomicMapper,
     {
-      meta: read('meta.json', (bytes) => JSON.parse(bytes.toString('utf8')) as unknown),
-      kpageflags: read('kpageflags.bin.gz', unpack),
-      zero: read('zero.bin.gz', unpack),
+      meta: readMeta(folder),
+      kpageflags: read(folder, 'kpageflags.bin.gz', unpack),
+      zero: readZeroBitmap(folder),
     },
     folder,
   );

@@ -154,6 +154,9 @@ function notes(request: BenchRequest, report: BenchReport): string {
       `median${runs > 1 ? ' (min–max)' : ''} of n = ${runs}; link ${spec.link.name}, schedule ${spec.schedule}, smallest order ${spec.minOrder}, ` +
         `downtime limit ${spec.downtimeLimitMs} ms, destination memory ${spec.destination} beforehand`,
       `saved: against none. in vain: pages sent although reported free. hint deadlines expired: ${expired}`,
+      ...request.guests
+        .filter(({ zeroUnknown }) => zeroUnknown === true && spec.freeMemory === 'captured')
+        .map(({ name }) => `${name}: which pages are zero was not captured, so all of them hold data`),
       machineLine(report.machine),
     ].join('\n'),
   );
