@@ -14,7 +14,7 @@ import { BASELINES, type Baseline } from '../../report/schema.js';
 import { VIRTQ_MAX_SIZE } from '../../spec/virtio-ring.js';
 import { DEFAULT_RING_SIZE } from '../../vmm/worker-guest.js';
 import { captureNames, loadCapture } from '../captures.js';
-import { parseList, parseMemory, parseMs, parseRate, parseWhole } from '../units.js';
+import { parseLink, parseList, parseMemory, parseMs, parseWhole } from '../units.js';
 import { parseWorkload } from '../workload-option.js';
 import { bench } from './bench.js';
 
@@ -178,10 +178,6 @@ export function addBenchCommand(
         ),
       );
     });
-}
-
-function parseLink(text: string): { name: string; bytesPerSecond: number } {
-  return { name: text, bytesPerSecond: parseRate(text) };
 }
 
 function guestsOf(options: BenchOptions): GuestImage[] {
