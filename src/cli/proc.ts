@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { isLacunaError, LacunaError, messageOf } from '../errors.js';
+import { LacunaError, messageOf } from '../errors.js';
 import { type MemoryMap, MemoryMapReader } from '../guest/memory-map.js';
 import { PAGE_SIZE } from '../memory/page.js';
 import type { RamBlock } from '../memory/ram-layout.js';
@@ -49,13 +49,9 @@ export async function readMachine(
   checkPageSize(proc);
   const systemRam = parseIomem(readIfThere(join(proc, 'iomem')) ?? '');
   const reader = new MemoryMapReader(path, systemRam === undefined ? undefined : wholePages(systemRam));
-  try {
-    for await (const chunk of chunksOf(path)) {
-      reader.push(chunk);
-      await copy(chunk);
-    }
-  } catch (thrown) {
-    throw isLacunaError(thrown) ? thrown : explainUnreadable(thrown, path);
+  for await (const chunk of explained(path)) {
+    reader.push(chunk);
+    await copy(chunk);
   }
   const map = reader.finish(atomicMapper);
   if (map.freeOutsideRam > 0) {
@@ -85,6 +81,14 @@ function checkPageSize(proc: string): void {
       'CAPTURE_MALFORMED',
       `this kernel's pages have ${kib} KiB, and lacuna knows machines with pages of ${PAGE_SIZE / 1024} KiB only`,
     );
+  }
+}
+
+async function* explained(path: string): AsyncGenerator<Uint8Array> {
+  try {
+    yield* chunksOf(path);
+  } catch (thrown) {
+    throw explainUnreadable(thrown, path);
   }
 }
 

@@ -29,7 +29,7 @@ import { cutIntoBlocks, MAX_ORDER } from './buddy-allocator.js';
 /**
  * What page frames are used for, in pages; the names are those of the captures' `counts`. A frame is counted under the
  * first of these that fits, so that they add up to `pages`:
- * `free`, `slab`, `anon`, `shmem`, `pageCache`, `pageTables`, `hugetlb`, `offline`, `reserved`, `other`.
+ * `free`, `slab`, `hugetlb`, `anon`, `shmem`, `pageCache`, `pageTables`, `offline`, `reserved`, `other`.
  */
 export interface FrameUse {
   /** Frames with RAM behind them. */
@@ -37,12 +37,13 @@ export interface FrameUse {
   /** On the buddy allocator's lists. */
   free: number;
   slab: number;
+  /** Of hugetlbfs, in use or set aside for it. */
+  hugetlb: number;
   anon: number;
   shmem: number;
   /** On an LRU list, neither anonymous nor of shmem: contents of files. */
   pageCache: number;
   pageTables: number;
-  hugetlb: number;
   /** In a balloon of the machine's own. */
   offline: number;
   reserved: number;
@@ -267,6 +268,8 @@ export class MemoryMapReader {
       this.#free[pfn >>> 5] = this.#free[pfn >>> 5]! | bit(pfn & 31);
     } else if ((low & bit(KPF_SLAB)) !== 0) {
       use.slab += 1;
+    } else if ((low & bit(KPF_HUGE)) !== 0) {
+      use.hugetlb += 1;
     } else if ((low & bit(KPF_ANON)) !== 0) {
       use.anon += 1;
     } else if ((low & bit(KPF_SWAPBACKED)) !== 0) {
@@ -276,8 +279,6 @@ export class MemoryMapReader {
       this.#cached(low, high);
     } else if ((low & bit(KPF_PGTABLE)) !== 0) {
       use.pageTables += 1;
-    } else if ((low & bit(KPF_HUGE)) !== 0) {
-      use.hugetlb += 1;
     } else if ((low & bit(KPF_OFFLINE)) !== 0) {
       use.offline += 1;
     } else if ((high & highBit(KPF_RESERVED)) !== 0) {

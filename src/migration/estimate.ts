@@ -7,28 +7,7 @@ import { DEFAULT_OPTIONS } from './options.js';
 import { Pacer } from './pacer.js';
 import { SendCursor } from './send-cursor.js';
 
-/**
- * What a migration would send and how long it would take, from a memory map alone.
- *
- * Bytes are counted, not modelled. The engine's own cursor goes over the pages that are to be sent and cuts them into
- * runs; with zero detection a run is cut again where data and zeroes meet. Then
- *
- *     bytes = data pages × 4096 + frames × 32 + what the guest writes meanwhile
- *
- * Time is simulated: the engine's own {@link Pacer} is the link, and a clock goes on by what each step costs the
- * coordinator. The link is idle only while nothing may be sent yet (before the first hint) and while zeroes are scanned:
- *
- *     begin   setup                                     SYNC × span
- *             the first hint                            REPORT + REPORT_SPAN × span + HINTED × hinted pages (hints only)
- *     frame   wait until the link takes it (Pacer)      bytes / rate, a few ms ahead of the clock
- *             look at it                                FRAME + pages × (LOOK, or 4096 / zero scan rate)
- *     end     second sync, the guest stops              LAST_SYNC + LAST_SYNC_SPAN × span
- *             what it has written meanwhile, sent       bytes / rate
- *             the link has carried it all, the guest starts   START
- *
- * with span in Mi of page frames, from 0 to the end of RAM. On a link of 10 Gbit/s and below the link decides; the
- * constants matter where little is sent, and the zero scan rate where much is zero.
- */
+/** What a migration is estimated from. Rates in bytes a second. */
 export interface EstimateInput {
   readonly layout: RamLayout;
   /** Pages that the guest reports as free; undefined: no hints are asked for. */
@@ -56,28 +35,54 @@ export interface MigrationEstimate {
 }
 
 /*
- * Milliseconds, measured on 2 cores of an Intel Xeon at 2.50 GHz (a shared virtual machine), Node 20.20.2, in the migrations
- * of `lacuna bench --guest idle-8g cache-8g build-2g fragmented-2g fragmented-settled-2g` (60 of them, at 10gbit).
+ * Milliseconds (a Mi of page frames or pages is 2^20 of them). Measured on 2 cores of an Intel Xeon at 2.50 GHz, a shared virtual
+ * machine, Node 20.20.2, in 52 migrations of `lacuna bench --guest idle-8g cache-8g build-2g fragmented-2g
+ * fragmented-settled-2g` at 10gbit, from the fields of its report.json that are named here.
  */
-const SYNC_MS_A_MIPFN = 0.5;
-/** From the request to the first range: interrupt, acknowledgement, id. */
-const REPORT_MS = 2;
-const REPORT_MS_A_MIPFN = 2.8;
-/** Applying hints, a thousandth of a million pages at a time. */
-const HINTED_MS_A_MIPAGE = 10;
-/** A frame: claim, header, call. 2.6 µs with the guest's report beside it (docs/BENCHMARKS.md), less without. */
-const FRAME_MS = 0.0026;
-/** A page that shows by a byte or two that it is not zero. */
-const LOOK_MS = 0.00004;
-const LAST_SYNC_MS = 1.5;
-const LAST_SYNC_MS_A_MIPFN = 2.2;
-/** The commit, and the guest's thread at the destination makes its runtime. */
-const START_MS = 7;
+
+/** `setup-time`: 0.1–0.5 ms with 2 GiB (0.5 Mi of frames), 1.1–5.4 ms with 8 GiB (2.5 Mi, the hole counts). */
+const SYNC_A_MIPFN = 0.5;
+/** `to-first-range`: interrupt, acknowledgement, id. 2–10 ms with 2 GiB, 9–12 ms with cache-8g. */
+const REPORT = 2;
+const REPORT_A_MIPFN = 2.8;
+/** Applying hints: `to-stop` of idle-8g, which hints 1.9 Mi of pages in 14 ranges, is 16–30 ms. */
+const HINTED_A_MIPAGE = 10;
+/** Claim, header, call: 2.6 µs a frame with the guest's report beside it (docs/BENCHMARKS.md). */
+const FRAME = 0.0026;
+/** A page that shows by a byte or two that it is not zero: 40 ns. */
+const LOOK = 0.00004;
+/** From the first round's end to the last one's: 2–5 ms with 2 GiB, 6–17 ms with 8 GiB. */
+const LAST_SYNC = 1.5;
+const LAST_SYNC_A_MIPFN = 2.2;
+/** From the last round's end: 5–13 ms, most of it the guest's thread at the destination making its runtime. */
+const START = 7;
 
 /** The rate up to which the link decides. Beyond it copying does, which differs from machine to machine. */
 export const MOST_MODELLED_BYTES_PER_SECOND = 3e9;
 
-/** Estimates one migration. `map` maps words that this thread has to itself. */
+/**
+ * What a migration would send and how long it would take, from a memory map alone. `map` maps words that this thread has
+ * to itself.
+ *
+ * Bytes are counted, not modelled. The engine's own cursor goes over the pages that are to be sent and cuts them into
+ * runs; with zero detection a run is cut again where data and zeroes meet. A run is a frame:
+ *
+ *     bytes = data pages × 4096 + frames × 32 + what the guest writes meanwhile
+ *
+ * Time is simulated. The engine's own {@link Pacer} is the link, and a clock goes on by what each step costs the
+ * coordinator. The link has nothing to carry only until the first hint and while zeroes are scanned:
+ *
+ *     begin   sync                                   SYNC × span
+ *             until the first hint (with hints)      REPORT + REPORT × span + HINTED × hinted pages
+ *     frame   wait until the link takes it           bytes / rate, but for the few ms that the link's queue holds
+ *             then                                   FRAME + data pages × LOOK + zero pages × 4096 / zero scan rate
+ *     end     the last sync, the guest stops         LAST_SYNC + LAST_SYNC × span
+ *             what it has written meanwhile          a frame
+ *             all of it has passed the link; the guest starts   START
+ *
+ * where span is the page frames from 0 to the end of RAM. A report goes on while pages are sent, those that hints have
+ * passed by, so that only its beginning counts (*adaptive*, with a link slower than the report).
+ */
 export function estimateMigration(map: WordMapper, input: EstimateInput): MigrationEstimate {
   const { layout, reported, zero, bytesPerSecond, dirty, maxRunPages = DEFAULT_OPTIONS.maxRunPages } = input;
   const send = PageBitmap.allocateOwn(map, layout.pfnSpan);
@@ -88,12 +93,12 @@ export function estimateMigration(map: WordMapper, input: EstimateInput): Migrat
   const cursor = new SendCursor(send, PageBitmap.allocateOwn(map, layout.pfnSpan), layout, maxRunPages);
   const spanMi = layout.pfnSpan / 2 ** 20;
   const clock = new Clock(bytesPerSecond);
-  clock.now = SYNC_MS_A_MIPFN * spanMi;
+  clock.now = SYNC_A_MIPFN * spanMi;
   if (reported !== undefined) {
-    clock.now += REPORT_MS + REPORT_MS_A_MIPFN * spanMi + (HINTED_MS_A_MIPAGE * skippedPages) / 2 ** 20;
+    clock.now += REPORT + REPORT_A_MIPFN * spanMi + (HINTED_A_MIPAGE * skippedPages) / 2 ** 20;
   }
   const zeroPageMs = (PAGE_SIZE / input.zeroScanBytesPerSecond) * 1000;
-  const lookMs = zero === undefined ? 0 : LOOK_MS;
+  const lookMs = zero === undefined ? 0 : LOOK;
   const run: PageRun = { pfn: 0, pageCount: 0 };
   let pages = 0;
   let zeroPages = 0;
@@ -114,7 +119,7 @@ export function estimateMigration(map: WordMapper, input: EstimateInput): Migrat
     }
   }
   clock.frame(0, 0); // the round's end
-  clock.now += LAST_SYNC_MS + LAST_SYNC_MS_A_MIPFN * spanMi;
+  clock.now += LAST_SYNC + LAST_SYNC_A_MIPFN * spanMi;
   const timed = bytesPerSecond <= MOST_MODELLED_BYTES_PER_SECOND;
   // Without a time of its own the guest is taken to have written all of its set.
   const written = timed
@@ -129,7 +134,7 @@ export function estimateMigration(map: WordMapper, input: EstimateInput): Migrat
     zeroPages,
     skippedPages,
     transferredBytes: clock.bytes,
-    totalMs: timed ? Math.max(clock.now, clock.drainedAt()) + START_MS : null,
+    totalMs: timed ? Math.max(clock.now, clock.drainedAt()) + START : null,
   };
 }
 
@@ -149,7 +154,7 @@ class Clock {
     this.now = this.#pacer.readyAt(this.now);
     this.#pacer.charge(bytes, this.now);
     this.bytes += bytes;
-    this.now += FRAME_MS + workMs;
+    this.now += FRAME + workMs;
   }
 
   drainedAt(): number {

@@ -42,11 +42,11 @@ export function naiveMemoryMap(bytes: Uint8Array, isRam?: (pfn: number) => boole
     const kinds: [string, boolean][] = [
       ['free', has(word, 10)],
       ['slab', has(word, 7)],
+      ['hugetlb', has(word, 17)],
       ['anon', has(word, 12)],
       ['shmem', has(word, 14)],
       ['pageCache', has(word, 5)],
       ['pageTables', has(word, 26)],
-      ['hugetlb', has(word, 17)],
       ['offline', has(word, 23)],
       ['reserved', has(word, 32)],
       ['other', true],

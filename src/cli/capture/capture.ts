@@ -2,7 +2,7 @@ import { createWriteStream, existsSync, mkdirSync, renameSync, rmSync, writeFile
 import { arch, release } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import type { Writable } from 'node:stream';
-import { finished } from 'node:stream/promises';
+import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
 import { MAX_ORDER } from '../../guest/buddy-allocator.js';
@@ -46,17 +46,14 @@ export async function capture(request: CaptureRequest): Promise<string> {
     made = mkdirSync(folder, { recursive: true });
     // Packing as little as possible: the slower the reading, the further apart the flags' moments.
     const gzip = createGzip({ level: 1 });
-    const file = createWriteStream(part);
-    const written = finished(gzip.pipe(file));
-    // A full disk is reported where it is waited for, and ends the packing too.
-    written.catch((thrown: unknown) => gzip.destroy(thrown instanceof Error ? thrown : undefined));
+    const written = pipeline(gzip, createWriteStream(part));
+    written.catch(() => {}); // it is waited for below, or something else is what went wrong
     const began = performance.now();
     let bytes = 0;
-    const memory = await readMachine(request.proc, (chunk) => {
+    const memory = await readMachine(request.proc, async (chunk) => {
       bytes += chunk.length;
-      return write(gzip, chunk);
+      await (gzip.destroyed ? written : write(gzip, chunk)); // a full disk says so there
     }).catch((thrown: unknown) => {
-      file.destroy();
       gzip.destroy();
       throw thrown;
     });
@@ -89,23 +86,21 @@ export async function capture(request: CaptureRequest): Promise<string> {
       { cause: thrown },
     );
   } finally {
-    rmSync(part, { force: true });
+    if (existsSync(part)) {
+      rmSync(part);
+    }
   }
 }
 
-/** Writes a chunk; waits while the disk is slower than the machine. */
+/** Writes a chunk; waits while the disk is slower than the machine, or until it fails. */
 async function write(into: Writable, chunk: Uint8Array): Promise<void> {
-  if (chunk.length > 0 && !into.write(chunk)) {
-    await new Promise<void>((resolve, reject) => {
-      const settle = (thrown?: Error): void => {
-        into.off('drain', settle).off('error', settle).off('close', settle);
-        if (thrown === undefined) {
-          resolve();
-        } else {
-          reject(thrown);
-        }
+  if (!into.write(chunk)) {
+    await new Promise<void>((resolve) => {
+      const settle = (): void => {
+        into.off('drain', settle).off('close', settle);
+        resolve();
       };
-      into.once('drain', settle).once('error', settle).once('close', settle);
+      into.once('drain', settle).once('close', settle);
     });
   }
 }

@@ -1,4 +1,5 @@
 import pc from 'picocolors';
+import { isLacunaError } from '../../errors.js';
 import type { FreeMemoryMode } from '../../guest/image.js';
 import { PAGE_SIZE } from '../../memory/page.js';
 import { thisMachine } from '../../report/machine.js';
@@ -85,6 +86,12 @@ export async function estimate(request: EstimateRequest, signal: AbortSignal): P
       predictions,
       ...measured,
     };
+  } catch (thrown) {
+    if (!signal.aborted || !isLacunaError(thrown, 'CANCELLED')) {
+      throw thrown;
+    }
+    console.error('interrupted');
+    return ExitCode.interrupted;
   } finally {
     progress.done();
   }
