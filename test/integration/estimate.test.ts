@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -118,6 +118,37 @@ it('reads flags from standard input', async () => {
     source: { kind: 'flags', ramFrom: 'flags', zeroPages: 'unknown' },
     memory: { use: { pages: 4096, free: 3072 } },
   });
+});
+
+/** Whether this machine's flags can be read: as root, outside most containers. */
+function flagsAreReadable(): boolean {
+  try {
+    closeSync(openSync('/proc/kpageflags', 'r'));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+it.runIf(flagsAreReadable())('records this machine, and reads the record back', async () => {
+  const made = await lacuna(['capture', 'mine']);
+  expect(made.stderr).toBe('');
+  expect(made.code).toBe(0);
+  const image = loadCapture(join(folder, 'mine'));
+  const free = new Uint32Array(image.free).filter((word) => word !== 0).length;
+  expect(free).toBeGreaterThan(0);
+  expect(image.zeroUnknown).toBe(true);
+  const { code } = await lacuna(['estimate', 'mine', '--zero-scan', '8GB/s', '--json', 'a.json']);
+  expect(code).toBe(0);
+  const report = readReport('a.json');
+  expect(report.source).toMatchObject({ name: 'mine', kind: 'capture', zeroPages: 'unknown' });
+  // The kernel takes some of RAM for itself before it counts; what it counts is less, and not by much.
+  const memTotal = 1024 * Number(/MemTotal:\s+(\d+)/.exec(readFileSync('/proc/meminfo', 'utf8'))![1]);
+  expect(report.memory.bytes).toBeGreaterThan(memTotal);
+  expect(report.memory.bytes).toBeLessThan(1.2 * memTotal);
+  const again = await lacuna(['capture', 'mine']);
+  expect(again.stderr).toMatch(/has a capture in it already.*--force/);
+  expect(again.code).toBe(2);
 });
 
 it.each([

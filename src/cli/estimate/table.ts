@@ -13,7 +13,8 @@ function percent(share: number): string {
 }
 
 function signed(error: number | null): string {
-  return error === null ? '' : `${error < 0 ? '−' : '+'}${Math.abs(error * 100).toFixed(2)} %`;
+  const hundredths = Math.round((error ?? 0) * 10_000);
+  return error === null ? '' : `${hundredths < 0 ? '−' : '+'}${(Math.abs(hundredths) / 100).toFixed(2)} %`;
 }
 
 /** What the memory is used for. */
