@@ -57,61 +57,49 @@ export interface StoredGuest extends GuestImage {
  * Throws CAPTURE_NOT_FOUND or CAPTURE_MALFORMED, both with what to do.
  */
 export function loadGuest(nameOrFolder: string): StoredGuest {
-  const folder = folderOf(nameOrFolder);
+  const folder = captureFolder(nameOrFolder);
   if (existsSync(join(folder, FLAGS_FILE)) || !existsSync(join(folder, TRACE_FILE))) {
     return loadCapture(nameOrFolder);
   }
-  const meta = readFrom(folder, 'meta.json', parseJson);
+  const meta = readMeta(folder);
   const most = Math.min(MOST_UNPACKED_BYTES, traceBytes(meta, folder));
-  const records = readFrom(folder, TRACE_FILE, (bytes) => gunzipSync(bytes, { maxOutputLength: most }));
+  const records = read(folder, TRACE_FILE, (bytes) => gunzipSync(bytes, { maxOutputLength: most }));
   const trace = parseTrace(atomicMapper, { meta, records }, folder);
   return { ...traceImage(atomicMapper, trace, 0), trace };
 }
 
 /**
- * A capture by name, or from a folder in the captures' format.
- * Throws CAPTURE_NOT_FOUND or CAPTURE_MALFORMED, both with what to do.
+ * The folder of a capture that comes with lacuna, or of one in the captures' format.
+ * Throws CAPTURE_NOT_FOUND with what to do.
  */
-export function loadCapture(nameOrFolder: string): GuestImage {
-  const folder = folderOf(nameOrFolder);
-  const unpack = (bytes: Buffer): Buffer => gunzipSync(bytes, { maxOutputLength: MOST_UNPACKED_BYTES });
-  return parseCapture(
-    atomicMapper,
-    {
-      meta: readFrom(folder, 'meta.json', parseJson),
-      kpageflags: readFrom(folder, FLAGS_FILE, unpack),
-      zero: readFrom(folder, 'zero.bin.gz', unpack),
-    },
-    folder,
-  );
-}
-
-function folderOf(nameOrFolder: string): string {
+export function captureFolder(nameOrFolder: string): string {
   const named = join(CAPTURES(), nameOrFolder);
   const isName = /^[\w.-]+$/.test(nameOrFolder) && existsSync(join(named, 'meta.json'));
   const folder = isName ? named : resolve(nameOrFolder);
   if (!existsSync(join(folder, 'meta.json'))) {
-    const known = [...captureNames(), ...traceNames()].join(', ');
     throw new LacunaError(
       'CAPTURE_NOT_FOUND',
-      `no guest "${nameOrFolder}": neither a folder with a meta.json in it nor one of ${known}`,
+      `no guest "${nameOrFolder}": neither a folder with a meta.json in it nor one of ` +
+        [...captureNames(), ...traceNames()].join(', '),
     );
   }
   return folder;
 }
 
-function parseJson(bytes: Buffer): unknown {
-  return JSON.parse(bytes.toString('utf8'));
-}
-
-function readFrom<T>(folder: string, file: string, decode: (bytes: Buffer) => T): T {
+/** The path of a file of a capture. Throws CAPTURE_MALFORMED if it is not there. */
+export function captureFile(folder: string, file: string): string {
   const path = join(folder, file);
   if (!existsSync(path)) {
     throw new LacunaError(
       'CAPTURE_MALFORMED',
-      `${folder}: ${file} is missing (a capture has meta.json, ${FLAGS_FILE} and zero.bin.gz; a trace meta.json and ${TRACE_FILE})`,
+      `${folder}: ${file} is missing (a capture has meta.json, ${FLAGS_FILE} and, where it is known, zero.bin.gz; a trace meta.json and ${TRACE_FILE})`,
     );
   }
+  return path;
+}
+
+function read<T>(folder: string, file: string, decode: (bytes: Buffer) => T): T {
+  const path = captureFile(folder, file);
   try {
     return decode(readFileSync(path));
   } catch (cause) {
@@ -119,4 +107,35 @@ function readFrom<T>(folder: string, file: string, decode: (bytes: Buffer) => T)
       cause,
     });
   }
+}
+
+/** meta.json of a capture. */
+export function readMeta(folder: string): unknown {
+  return read(folder, 'meta.json', (bytes) => JSON.parse(bytes.toString('utf8')) as unknown);
+}
+
+function unpack(bytes: Buffer): Buffer {
+  return gunzipSync(bytes, { maxOutputLength: MOST_UNPACKED_BYTES });
+}
+
+/** The zero bitmap of a capture, if it has one. */
+export function readZeroBitmap(folder: string): Buffer | undefined {
+  return existsSync(join(folder, 'zero.bin.gz')) ? read(folder, 'zero.bin.gz', unpack) : undefined;
+}
+
+/**
+ * A capture by name, or from a folder in the captures' format.
+ * Throws CAPTURE_NOT_FOUND or CAPTURE_MALFORMED, both with what to do.
+ */
+export function loadCapture(nameOrFolder: string): GuestImage {
+  const folder = captureFolder(nameOrFolder);
+  return parseCapture(
+    atomicMapper,
+    {
+      meta: readMeta(folder),
+      kpageflags: read(folder, FLAGS_FILE, unpack),
+      zero: readZeroBitmap(folder),
+    },
+    folder,
+  );
 }

@@ -6,7 +6,9 @@ import pc from 'picocolors';
 import { isLacunaError } from '../errors.js';
 import { ExitCode } from './bench/bench.js';
 import { addBenchCommand } from './bench/command.js';
+import { addCaptureCommand } from './capture/command.js';
 import { packageRoot } from './captures.js';
+import { addEstimateCommand } from './estimate/command.js';
 import { addExitsCommand } from './exits/command.js';
 import { addReportCommand } from './report/command.js';
 import { addStressCommand } from './stress/command.js';
@@ -35,6 +37,12 @@ async function main(): Promise<number> {
     .showHelpAfterError('(lacuna --help tells more)')
     .exitOverride();
   addBenchCommand(program, version, interrupt.signal, (result) => {
+    code = result;
+  });
+  addCaptureCommand(program, version, (result) => {
+    code = result;
+  });
+  addEstimateCommand(program, version, interrupt.signal, (result) => {
     code = result;
   });
   addStressCommand(program, version, interrupt.signal, (result) => {

@@ -86,6 +86,11 @@ export function parseRate(text: string): number {
   return value * factor;
 }
 
+/** A rate, with how it was written: a link's name. */
+export function parseLink(text: string): { name: string; bytesPerSecond: number } {
+  return { name: text, bytesPerSecond: parseRate(text) };
+}
+
 /** A whole number within bounds. */
 export function parseWhole(least: number, most: number): (text: string) => number {
   return (text) => {

@@ -24,6 +24,8 @@ export interface GuestImage {
   readonly zero: SharedArrayBuffer;
   /** Most of this machine's memory was never touched: it is given fresh memory, and its zero pages are not written. */
   readonly sparse?: boolean;
+  /** It is not known which pages hold zeroes: {@link zero} is clear. */
+  readonly zeroUnknown?: true;
 }
 
 /** The two bitmaps of an image. */
@@ -37,9 +39,15 @@ export function imageBitmaps(map: WordMapper, image: GuestImage): { free: PageBi
 }
 
 /** An image with nothing free and nothing zero, for the caller to fill in. */
-export function emptyImage(name: string, blocks: readonly RamBlock[]): GuestImage {
+export function emptyImage(name: string, blocks: readonly RamBlock[], zeroUnknown = false): GuestImage {
   const bytes = bitmapWords(new RamLayout(blocks).pfnSpan) * 4;
-  return { name, blocks, free: new SharedArrayBuffer(bytes), zero: new SharedArrayBuffer(bytes) };
+  return {
+    name,
+    blocks,
+    free: new SharedArrayBuffer(bytes),
+    zero: new SharedArrayBuffer(bytes),
+    ...(zeroUnknown ? { zeroUnknown } : {}),
+  };
 }
 
 /** A made-up machine. */

@@ -28,6 +28,9 @@ export function notesOf({ plan, parts, machine, summary, runs }: BenchReport): s
     `median${n === '1' ? '' : ' (min–max)'} of n = ${n}` +
       `${shard === null ? '' : `, shard ${shard.index}/${shard.count}`}; ${noted.join(', ')}, ` +
       `destination memory ${destination} beforehand; hint deadlines expired: ${expired}`,
+    ...(settings['zero-pages'] === undefined
+      ? []
+      : [`${settings['zero-pages']}: which pages are zero was not captured, so all of them hold data`]),
     ...new Set(machines.map(machineLine)),
   ];
 }

@@ -15,7 +15,11 @@ export function naiveCapture({ meta, kpageflags, zero: zeroBits }: CaptureFiles)
     return undefined;
   }
   const { memoryBytes, pfns, backing, counts } = meta;
-  if (kpageflags.length !== pfns * 8 || zeroBits.length !== pfns / 8) {
+  if (kpageflags.length !== pfns * 8 || (zeroBits !== undefined && zeroBits.length !== pfns / 8)) {
+    return undefined;
+  }
+  // Zero pages are counted exactly if there is a bitmap of them.
+  if ((zeroBits !== undefined) !== isWhole(counts.zero)) {
     return undefined;
   }
   const ram: number[] = [];
@@ -43,7 +47,7 @@ export function naiveCapture({ meta, kpageflags, zero: zeroBits }: CaptureFiles)
       free.push(pfn);
     }
     // Behind the last word of RAM nobody looks.
-    if (bit(zeroBits, pfn) && pfn < Math.ceil(behind / 4096 / 32) * 32) {
+    if (zeroBits !== undefined && bit(zeroBits, pfn) && pfn < Math.ceil(behind / 4096 / 32) * 32) {
       if (!isRam.has(pfn)) {
         return undefined;
       }
@@ -54,7 +58,7 @@ export function naiveCapture({ meta, kpageflags, zero: zeroBits }: CaptureFiles)
     memoryBytes === ram.length * 4096 &&
     counts.pages === ram.length &&
     counts.free === free.length &&
-    counts.zero === zero.length;
+    (counts.zero ?? 0) === zero.length;
   return agrees ? { free, zero } : undefined;
 }
 
@@ -62,7 +66,7 @@ interface Meta {
   readonly memoryBytes: number;
   readonly pfns: number;
   readonly backing: readonly { readonly startGpa: number; readonly endGpa: number }[];
-  readonly counts: { readonly pages: number; readonly free: number; readonly zero: number };
+  readonly counts: { readonly pages: number; readonly free: number; readonly zero?: number | null };
 }
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -96,7 +100,8 @@ function isMeta(value: unknown): value is Meta {
     backing.length > 0 &&
     backing.every((block: unknown) => isBlock(block)) &&
     isRecord(counts) &&
-    ['pages', 'free', 'zero'].every((count) => isWhole(counts[count]))
+    ['pages', 'free'].every((count) => isWhole(counts[count])) &&
+    (counts['zero'] === undefined || counts['zero'] === null || isWhole(counts['zero']))
   );
 }
 

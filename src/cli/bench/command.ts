@@ -13,11 +13,11 @@ import { DEFAULT_RING_SIZE } from '../../vmm/worker-guest.js';
 import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
 import {
   parseFactor,
+  parseLink,
   parseList,
   parseMemory,
   parseMs,
   parsePercent,
-  parseRate,
   parseRingSize,
   parseSeconds,
   parseShard,
@@ -213,10 +213,6 @@ export function addBenchCommand(
         ),
       );
     });
-}
-
-function parseLink(text: string): { name: string; bytesPerSecond: number } {
-  return { name: text, bytesPerSecond: parseRate(text) };
 }
 
 /** What was asked for; `given` says which options were. Throws INVALID_ARGUMENT for what a sweep can't be told. */

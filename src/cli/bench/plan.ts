@@ -177,6 +177,13 @@ function settingsOf({ guests, baselines, runs, seed, spec, sweep }: PlanRequest)
     runs: String(runs),
     seed: String(seed),
     'free-memory': spec.freeMemory,
+    ...(spec.freeMemory === 'captured' && guests.some(({ zeroUnknown }) => zeroUnknown === true)
+      ? {
+          'zero-pages': guests
+            .flatMap(({ name, zeroUnknown }) => (zeroUnknown === true ? [name] : []))
+            .join(' '),
+        }
+      : {}),
     ...of('workload', 'workload', describeWorkload(spec.workload)),
     ...(guests.some(({ trace }) => trace !== undefined)
       ? {

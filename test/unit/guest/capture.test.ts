@@ -159,6 +159,7 @@ describe('a made-up capture', () => {
     ['counts', { pages: 158, free: MADE_UP_FREE.length }],
     ['counts', { pages: 158, free: 0, zero: MADE_UP_ZERO.length }],
     ['counts', { pages: 158, free: MADE_UP_FREE.length, zero: 0 }],
+    ['counts', { pages: 158, free: MADE_UP_FREE.length, zero: null }],
     ['counts', { pages: 159, free: MADE_UP_FREE.length, zero: MADE_UP_ZERO.length }],
   ];
   for (const [field, value] of fields) {
@@ -181,5 +182,28 @@ describe('a made-up capture', () => {
     expect(isLacunaError(thrown, 'CAPTURE_MALFORMED'), messageOf(thrown)).toBe(true);
     expect(messageOf(thrown)).toContain('guests/spoilt');
     expect(messageOf(thrown)).toContain(field);
+  });
+});
+
+describe('a capture without a zero bitmap', () => {
+  const flagsAlone = (): MadeUp & { zero?: undefined } => {
+    const { meta, kpageflags } = madeUpCapture();
+    Object.assign(meta, { counts: { pages: 158, free: MADE_UP_FREE.length } });
+    return { meta, kpageflags } as MadeUp & { zero?: undefined };
+  };
+
+  it('says that it is not known which pages are zero', () => {
+    const image = parseCapture(atomicMapper, flagsAlone(), 'made-up');
+    expect(image.zeroUnknown).toBe(true);
+    expect(pagesIn(imageBitmaps(atomicMapper, image).zero)).toEqual([]);
+    expect(pagesIn(imageBitmaps(atomicMapper, image).free)).toEqual(MADE_UP_FREE);
+    expect(parseCapture(atomicMapper, madeUpCapture(), 'made-up')).not.toHaveProperty('zeroUnknown');
+  });
+
+  it('is refused if its meta.json counts zero pages: the file was lost', () => {
+    const { meta, kpageflags } = madeUpCapture();
+    expect(() => parseCapture(atomicMapper, { meta, kpageflags }, 'made-up')).toThrow(
+      /zero\.bin\.gz is missing.*counts\.zero says 5/,
+    );
   });
 });
