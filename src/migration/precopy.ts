@@ -364,7 +364,7 @@ export class PrecopySource {
     }
     const id = device.upcomingId;
     this.#options.onEvent({ type: 'session-issued', id });
-    this.accounts.beginSession();
+    this.accounts.beginSession(device.poison);
     this.#appliedBefore = this.accounts.hints.applied;
     device.openSession(this.accounts, now);
     device.suppressNotifications();
@@ -550,7 +550,7 @@ export class PrecopySource {
     return readyAt > now ? readyAt : AGAIN;
   }
 
-  /** Hinted pages of which the destination has an older copy: they must read as zeroes there (I7). */
+  /** Hinted pages that would not read at the destination as they must: as zeroes, or as poison (I7, P5). */
   #stepFills(now: number): number {
     const blockedUntil = this.#blockedUntil(now);
     if (blockedUntil !== AGAIN) {
@@ -559,7 +559,7 @@ export class PrecopySource {
     const run = this.#fillRun;
     if (this.accounts.takeFillInto(run, this.#fillFrom)) {
       this.#fillFrom = run.pfn + run.pageCount;
-      this.#emitFill(run.pfn, run.pageCount, now);
+      this.#emitFill(run.pfn, run.pageCount, this.accounts.poison, now);
       return AGAIN;
     }
     this.#endRound(now);
@@ -616,7 +616,7 @@ export class PrecopySource {
       this.#charge(FRAME_HEADER_BYTES, now);
     } else {
       this.accounts.copied.clearRange(pfn, pageCount);
-      this.#emitFill(pfn, pageCount, now);
+      this.#emitFill(pfn, pageCount, 0, now); // the host has discarded it, whatever its driver will make of it (P1)
     }
   }
 
@@ -627,8 +627,8 @@ export class PrecopySource {
     this.#charge(FRAME_HEADER_BYTES + pageCount * PAGE_SIZE, now);
   }
 
-  #emitFill(pfn: number, pageCount: number, now: number): void {
-    this.#channel.fillRun(pfn, pageCount, 0);
+  #emitFill(pfn: number, pageCount: number, value: number, now: number): void {
+    this.#channel.fillRun(pfn, pageCount, value);
     this.sent.filledPages += pageCount;
     this.#charge(FRAME_HEADER_BYTES, now);
   }

@@ -63,6 +63,13 @@ export interface WorkerGuestOptions extends HostingOptions {
   readonly eventIdx?: boolean;
   readonly ringDeadlineMs?: number;
   readonly seed?: number;
+  /** Every page that the guest's allocator hands out is zeroed first, as with Linux's `init_on_alloc=1`. */
+  readonly initOnAlloc?: boolean;
+  /**
+   * Every page that the guest frees is filled with this value (32 bits, repeated), as with Linux's `page_poison=1`, and
+   * its driver negotiates page poisoning. 0 is a value (`init_on_free=1`). Takes precedence over {@link initOnAlloc}.
+   */
+  readonly pagePoison?: number | undefined;
 }
 
 /** What the thread of a guest is given. */
@@ -167,9 +174,16 @@ export class WorkerGuest implements SourceVm {
     this.#thread = threads.start('guest', data, () => this.event.ring());
   }
 
-  /** A new guest, built from an image and paused before its first instruction. */
+  /** A new guest, built from an image and paused before its first instruction. Throws INVALID_ARGUMENT, GUEST_TOO_SMALL. */
   static async boot(options: WorkerGuestOptions): Promise<WorkerGuest> {
     const ringSize = options.ringSize ?? DEFAULT_RING_SIZE;
+    const { pagePoison } = options;
+    if (pagePoison !== undefined && pagePoison !== pagePoison >>> 0) {
+      throw new LacunaError(
+        'INVALID_ARGUMENT',
+        `pagePoison ${pagePoison}: a whole number of 32 bits, 0 to 4294967295`,
+      );
+    }
     const config: GuestConfig = {
       metadataGpa: findMetadataPlace(atomicMapper, options.image, ringSize),
       ringSize,
@@ -179,6 +193,8 @@ export class WorkerGuest implements SourceVm {
       ringDeadlineMs: options.ringDeadlineMs ?? 500,
       workload: options.workload ?? IDLE_WORKLOAD,
       seed: options.seed ?? 1,
+      initOnAlloc: options.initOnAlloc ?? false,
+      pagePoison,
     };
     const guest = new WorkerGuest(
       options.memory,

@@ -39,7 +39,7 @@ interface Frames {
    */
   pageRun(pfn: number, pageCount: number, payload: Uint8Array<ArrayBufferLike>): void;
   zeroRun(pfn: number, pageCount: number): void;
-  /** Pages that are to read as `value` (a byte) from here on. */
+  /** Pages that are to read as `value` (32 bits, repeated as le32) from here on. */
   fillRun(pfn: number, pageCount: number, value: number): void;
   roundEnd(round: number): void;
   deviceState(state: Uint8Array): void;

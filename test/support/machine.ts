@@ -107,6 +107,8 @@ export interface MachineOptions {
   readonly eventIdx?: boolean;
   readonly ringDeadlineMs?: number;
   readonly seed?: number;
+  readonly initOnAlloc?: boolean;
+  readonly pagePoison?: number;
   readonly firstId?: number;
   readonly clock?: ManualClock;
   /** Of the device's own view of the rings. */
@@ -257,6 +259,8 @@ export class Machine implements SourceVm {
       ringDeadlineMs: options.ringDeadlineMs ?? 50,
       workload: options.workload ?? { kind: 'halt' },
       seed: options.seed ?? 1,
+      initOnAlloc: options.initOnAlloc ?? false,
+      pagePoison: options.pagePoison,
     };
     const shared = SharedGuestMemory.allocate(layout);
     fillMemory(atomicMapper, shared, image, new PageContent(config.seed), options.freeMemory ?? 'data');
@@ -940,6 +944,10 @@ export class NotingPort implements DevicePort {
 
   setQueue(queue: number, addresses: QueueAddresses): void {
     this.#port.setQueue(queue, addresses);
+  }
+
+  driverOk(features: number): void {
+    this.#port.driverOk(features);
   }
 }
 

@@ -14,7 +14,7 @@ import { BASELINES, type Baseline } from '../../report/schema.js';
 import { VIRTQ_MAX_SIZE } from '../../spec/virtio-ring.js';
 import { DEFAULT_RING_SIZE } from '../../vmm/worker-guest.js';
 import { captureNames, loadCapture } from '../captures.js';
-import { parseList, parseMemory, parseMs, parseRate, parseWhole } from '../units.js';
+import { parseList, parseMemory, parseMs, parsePoison, parseRate, parseWhole } from '../units.js';
 import { parseWorkload } from '../workload-option.js';
 import { bench } from './bench.js';
 
@@ -29,6 +29,8 @@ interface BenchOptions {
   readonly minOrder: number;
   readonly reportMode: ReportMode;
   readonly ringSize: number;
+  readonly initOnAlloc: boolean;
+  readonly pagePoison: number | undefined;
   readonly link: { name: string; bytesPerSecond: number };
   readonly downtimeLimit: number;
   readonly destination: 'touched' | 'untouched';
@@ -134,6 +136,12 @@ export function addBenchCommand(
         .default('walk'),
     )
     .option('--ring-size <n>', 'size of the free page queue', parseRingSize, DEFAULT_RING_SIZE)
+    .option('--init-on-alloc', 'the guest zeroes every page that it allocates, as Linux may', false)
+    .option(
+      '--page-poison <value>',
+      'the guest fills every page that it frees, as Linux may: 0xaa, 0 (init_on_free), 0x12345678',
+      parsePoison,
+    )
     .addOption(
       new Option('--link <rate>', 'the modelled link: unlimited, 1gbit, 10gbit, 125MB/s …')
         .argParser(parseLink)
@@ -169,6 +177,8 @@ export function addBenchCommand(
               minOrder: options.minOrder,
               reportMode: options.reportMode,
               ringSize: options.ringSize,
+              initOnAlloc: options.initOnAlloc,
+              pagePoison: options.pagePoison ?? null,
               link: options.link,
               downtimeLimitMs: options.downtimeLimit,
               destination: options.destination,
