@@ -34,8 +34,8 @@ export interface RoundBalance {
   cancelled: number;
 }
 
-/** Pages of one fill: the destination writes them in one go, and must hear of a cancel in between. */
-const MOST_FILL_PAGES: number = (64 * MIB) / PAGE_SIZE;
+/** Pages of one fill: the destination writes them in one go, and other frames wait for it. */
+const MOST_FILL_PAGES: number = (4 * MIB) / PAGE_SIZE;
 
 /**
  * What the source knows of every page, and the rules by which hints and the dirty log change it.
@@ -79,6 +79,8 @@ export class PageAccounts implements DirtySink, HintSink {
   /** Skips and fills of this round. */
   #roundSkipped = 0;
   #roundFillsDue = 0;
+  /** Pages of {@link fill}. */
+  #fillsLeft = 0;
 
   /** All of it belongs to the coordinator's thread, which claims, hints and syncs. */
   constructor(layout: RamLayout, map: WordMapper = atomicMapper) {
@@ -128,6 +130,11 @@ export class PageAccounts implements DirtySink, HintSink {
 
   get roundFillsDue(): number {
     return this.#roundFillsDue;
+  }
+
+  /** Pages whose fill is due and was not taken yet. */
+  get fillsLeft(): number {
+    return this.#fillsLeft;
   }
 
   /** From the dirty log: these pages were written, so they go (again). */
@@ -188,6 +195,7 @@ export class PageAccounts implements DirtySink, HintSink {
         this.fill.words.or(word, due);
         const fills = popcount32(due);
         this.#roundFillsDue += fills;
+        this.#fillsLeft += fills;
         this.#roundSkipped += applied - fills;
       }
     }
@@ -204,7 +212,7 @@ export class PageAccounts implements DirtySink, HintSink {
     this.hints.notPending += pages - applied;
   }
 
-  /** The next run at or after `from` of pages whose fill is due, 64 MiB at the most; taken out of the set. */
+  /** The next run at or after `from` of pages whose fill is due, 4 MiB at the most; taken out of the set. */
   takeFillInto(out: PageRun, from: number): boolean {
     if (!this.fill.nextRunInto(out, from)) {
       return false;
@@ -218,6 +226,7 @@ export class PageAccounts implements DirtySink, HintSink {
       );
     }
     this.fill.clearRange(out.pfn, out.pageCount);
+    this.#fillsLeft -= out.pageCount;
     if (this.#poison === 0) {
       this.copied.clearRange(out.pfn, out.pageCount);
     } else {
