@@ -192,10 +192,10 @@ export class PageAccounts implements DirtySink, HintSink {
         this.#roundSkipped += applied;
       } else {
         // The destination holds what the page was: it must not come back to life (I7).
-        this.fill.words.or(word, due);
+        const before = this.fill.words.or(word, due);
         const fills = popcount32(due);
         this.#roundFillsDue += fills;
-        this.#fillsLeft += fills;
+        this.#fillsLeft += popcount32(due & ~before);
         this.#roundSkipped += applied - fills;
       }
     }
