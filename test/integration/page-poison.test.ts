@@ -1,5 +1,13 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { PrecopySource, WorkerGuest, WorkloadSpec } from '../../dist/src/index.js';
+import { FaultBoard } from '../../dist/src/guest/faulty-driver.js';
+import {
+  atomicMapper,
+  type PrecopySource,
+  q35Blocks,
+  RamLayout,
+  type WorkerGuest,
+  type WorkloadSpec,
+} from '../../dist/src/index.js';
 import { Bench } from '../support/guests.js';
 
 let bench: Bench;
@@ -74,6 +82,22 @@ it.each([
     expect(source.sent.pages >= guest.memory.layout.pageCount).toBe(reDirtied > 0);
   },
 );
+
+it('I6 a driver that lies loses its own pages, to poison', async () => {
+  const { pfnSpan } = new RamLayout(q35Blocks(32 * 1024 * 1024));
+  const faults = new SharedArrayBuffer(FaultBoard.byteLength(pfnSpan));
+  const board = new FaultBoard(atomicMapper, faults, pfnSpan);
+  const guest = await bench.guest({ pagePoison: POISON, workload: HALT, faults });
+  board.arm({ name: 'lie', amount: 50, ms: 0, seed: 1 });
+  const destination = await bench.destinationFor(guest);
+  const source = await bench.migrate(guest, destination, { options: { schedule: 'wait' } });
+  expect(source.phase).toBe('completed');
+  const { pages } = await bench.arrive(guest, destination);
+  // They hold what they held at the source, or poison and nothing else: so says whoever compares them.
+  expect(pages.pagesDifferent).toBe(0);
+  expect(pages.pagesLeftBehind).toBeGreaterThan(0);
+  expect(pages.pagesLeftBehind).toBe(board.lied.count());
+});
 
 it('refuses a poison value that is none', async () => {
   for (const pagePoison of [-1, 0.5, 2 ** 32, Number.NaN]) {

@@ -154,7 +154,24 @@ function notes(request: BenchRequest, report: BenchReport): string {
       `median${runs > 1 ? ' (min–max)' : ''} of n = ${runs}; link ${spec.link.name}, schedule ${spec.schedule}, smallest order ${spec.minOrder}, ` +
         `downtime limit ${spec.downtimeLimitMs} ms, destination memory ${spec.destination} beforehand`,
       `saved: against none. in vain: pages sent although reported free. hint deadlines expired: ${expired}`,
+      ...guestNotes(spec),
       machineLine(report.machine),
     ].join('\n'),
   );
+}
+
+/** How the guest differs from the one that is measured if nothing is said. */
+function guestNotes({ reportMode, initOnAlloc, pagePoison }: BenchRequest['spec']): string[] {
+  return [
+    ...(reportMode === 'walk' ? [] : [`the guest reports by ${reportMode}`]),
+    ...(initOnAlloc ? ['the guest zeroes every page that it allocates'] : []),
+    ...(pagePoison === null
+      ? []
+      : [
+          `the guest fills every page that it frees with 0x${pagePoison.toString(16).padStart(8, '0')}` +
+            (pagePoison === 0
+              ? ''
+              : ': pages that hints leave out are filled with it and count as that, not as skipped'),
+        ]),
+  ];
 }
