@@ -295,6 +295,31 @@ describe('P5 whose fills come in between', () => {
     expectSameGuest(migration);
   });
 
+  it('P5 and so are those that are hinted later, and lie below', () => {
+    const { machine, driver } = poisonedByHand(POISON);
+    let id = 0;
+    driver.script = (now) => {
+      if (id === 0 && driver.takeInterrupt()) {
+        id = driver.takeStart();
+        driver.marker(id);
+        driver.declare(id, 500, 40);
+      } else if (id > 1 && now > 1010) {
+        driver.declare(id, 300, 8);
+        driver.marker(0);
+        id = 1;
+      }
+      return 1;
+    };
+    const options = { schedule: 'overlap', bytesPerSecond: 10e6, maxRunPages: 16 } as const;
+    const migration = new TestMigration(machine, options).run();
+    const { frames } = migration;
+    const fills = frames.filter(({ type }) => type === 'fill').map(({ pfn }) => pfn);
+    expect(fills).toEqual([500, 300]);
+    const last = frames.findIndex(({ type, pfn }) => type === 'fill' && pfn === 300);
+    expect(frames.slice(last, last + 5).filter(({ type }) => type === 'pages').length).toBeGreaterThan(2);
+    expectSameGuest(migration);
+  });
+
   it('P5 a driver whose free pages hold something else finds poison there, and only poison counts', () => {
     const { machine, driver } = poisonedByHand(POISON);
     reports(driver, [

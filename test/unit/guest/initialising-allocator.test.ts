@@ -8,7 +8,7 @@ import { layOutMetadata } from '../../../src/guest/metadata.js';
 import { HoldSource } from '../../../src/guest/range-sources.js';
 import { REPORT_MODES } from '../../../src/guest/runtime.js';
 import type { WorkloadSpec } from '../../../src/guest/workload.js';
-import { MIB } from '../../../src/memory/page.js';
+import { MIB, pfnOf } from '../../../src/memory/page.js';
 import { atomicMapper } from '../../../src/memory/shared-words.js';
 import { WriteOracle } from '../../../src/memory/write-oracle.js';
 import { bootGuest, deviceOf, HintedPages, moveGuest } from './booted.js';
@@ -34,10 +34,13 @@ function allocatorWith(init: Init) {
   const allocator = new InitialisingAllocator([ram, metadata.allocator, PAGES], ledger, init);
   allocator.initialise(bitmapOf(Array.from({ length: PAGES }, (_, pfn) => pfn >= FIRST_FREE)));
   memory.pages(FIRST_FREE, PAGES - FIRST_FREE).fill(JUNK);
+  for (let pfn = FIRST_FREE; pfn < PAGES; pfn += 1) {
+    ledger.begin(pfn, 7); // of what they were before
+  }
   allocator.poisonFree();
   log.bitmap.clearAll();
   const held = ram.bitmap(metadata.heldGpa, PAGES);
-  return { memory, log, ledger, allocator, held, oracle };
+  return { memory, log, ledger, allocator, held, oracle, ledgerGpa: metadata.ledgerGpa };
 }
 
 type Parts = ReturnType<typeof allocatorWith>;
@@ -70,6 +73,7 @@ describe('init_on_alloc', () => {
       expect(marked(parts)).toEqual(pages); // I1
       expect(pages.map((pfn) => ledger.version(pfn))).toEqual(pages.map(() => LEDGER_ZERO));
       expect(pages.every((pfn) => ledger.holds(pfn))).toBe(true);
+      expect(parts.log.bitmap.test(pfnOf(parts.ledgerGpa + pages[0]! * 4))).toBe(true);
       const written = range(FIRST_FREE, PAGES - FIRST_FREE).filter((pfn) => !oracle.mayDiffer(pfn));
       expect(written).toEqual(pages);
     },
