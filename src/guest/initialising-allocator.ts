@@ -84,14 +84,14 @@ export class InitialisingAllocator extends BuddyAllocator {
    * held, so what is given back holds its poison already and is not written again.
    */
   get forHolding(): BlockSource {
-    const allocator = this;
+    const freePages = (): number => this.freePages;
     const release = (pfn: number, order: number): void => super.release(pfn, order);
     return {
       get freePages(): number {
-        return allocator.freePages;
+        return freePages();
       },
-      largestOrder: () => allocator.largestOrder(),
-      allocate: (order) => allocator.allocate(order),
+      largestOrder: () => this.largestOrder(),
+      allocate: (order) => this.allocate(order),
       releaseRun: (pfn, pageCount) => cutIntoBlocks(pfn, pageCount, release),
     };
   }
