@@ -15,5 +15,6 @@ export default function compare(task: CompareTask): Comparison {
     oracle,
     task.pfn,
     task.pageCount,
+    task.poison,
   );
 }

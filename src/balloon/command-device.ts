@@ -104,6 +104,11 @@ export class CommandDevice {
     return id;
   }
 
+  /** `poison_val`, where page poisoning was negotiated. */
+  get poison(): number | undefined {
+    return this.registers.poison;
+  }
+
   /** The id that the next session will have. */
   get upcomingId(): number {
     return this.#nextId;

@@ -4,10 +4,13 @@ import {
   CMD_REG,
   type ControlBuffer,
   DEVICE_STATUS,
+  DRIVER_FEATURES,
   FUTURE_REGISTERS,
   INTERRUPT_CONFIG,
   interruptOfQueue,
+  LATE_POISONS,
   NUM_PAGES,
+  POISON_VAL,
   QUEUE_NOTIFIED,
   QUEUE_WORDS,
   QUEUES,
@@ -23,11 +26,13 @@ import {
   futureOffset,
   MOST_FUTURE_FEATURES,
   NUM_PAGES_OFFSET,
+  POISON_VAL_OFFSET,
   REPORT_START,
   REPORT_STOP,
   STOP_SIGN,
 } from '../spec/command-register.js';
-import { VIRTIO_CONFIG_S_NEEDS_RESET } from '../spec/virtio-ring.js';
+import { VIRTIO_BALLOON_F_PAGE_POISON } from '../spec/virtio-balloon.js';
+import { VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET } from '../spec/virtio-ring.js';
 import type { QueueAddresses } from '../virtqueue/layout.js';
 import { countExit, ExitFeature, type ExitFeatureValue, ExitKind } from './exits.js';
 import type { RequestInterface } from './request-interface.js';
@@ -41,7 +46,12 @@ export interface DevicePort {
   writeConfig(offset: number, value: number, feature: ExitFeatureValue): void;
   kick(queue: number, feature: ExitFeatureValue): void;
   setQueue(queue: number, addresses: QueueAddresses): void;
+  /** Ends the set-up: `features` are the bits that the driver accepts, of those that the device offers. */
+  driverOk(features: number): void;
 }
+
+/** Features that the device offers; reports and the balloon itself are what it is, and not negotiated. */
+const OFFERED_FEATURES: number = 1 << VIRTIO_BALLOON_F_PAGE_POISON;
 
 /**
  * The trap handlers: host code that runs on the vCPU's own thread, as QEMU's does, so that an exit costs no
@@ -73,6 +83,8 @@ export class VcpuTraps implements DevicePort {
       case CMD_REG_READ_TO_CLEAR_OFFSET:
         // One step, so that a bit that the host sets meanwhile is either taken here or left standing.
         return words.exchange(CMD_REG, 0); // pairs with the host's `or` in HostRegisters
+      case POISON_VAL_OFFSET:
+        return words.load(POISON_VAL) >>> 0;
       default:
         return this.#futureRegister(offset);
     }
@@ -89,6 +101,12 @@ export class VcpuTraps implements DevicePort {
     } else if (offset === ACTUAL_OFFSET) {
       words.store(ACTUAL, value | 0);
       this.#control.ringHost();
+    } else if (offset === POISON_VAL_OFFSET) {
+      if ((words.load(DEVICE_STATUS) & VIRTIO_CONFIG_S_DRIVER_OK) === 0) {
+        words.store(POISON_VAL, value | 0);
+      } else {
+        words.add(LATE_POISONS, 1); // pages were skipped, or will be, in the belief of the first (P3)
+      }
     }
     // cmd_id_reg and num_pages are the host's: a guest's write to them changes nothing.
   }
@@ -114,10 +132,21 @@ export class VcpuTraps implements DevicePort {
     }
     storeQueue(words, queue, addresses);
   }
+
+  driverOk(features: number): void {
+    const { words } = this.#control;
+    for (let write = 0; write < DRIVER_OK_WRITES; write += 1) {
+      countExit(words, ExitFeature.setup, ExitKind.configWrite);
+    }
+    words.store(DRIVER_FEATURES, features & OFFERED_FEATURES);
+    words.or(DEVICE_STATUS, VIRTIO_CONFIG_S_DRIVER_OK); // what was written before it counts from here on (P2)
+  }
 }
 
 /** Three addresses, and the size. */
 const QUEUE_SETUP_WRITES = 4;
+/** The features, and the status. */
+const DRIVER_OK_WRITES = 2;
 
 /** Registers that travel with the device state. */
 export interface RegisterState {
@@ -126,6 +155,8 @@ export interface RegisterState {
   numPages: number;
   actual: number;
   status: number;
+  features: number;
+  poisonVal: number;
   queues: (QueueAddresses | null)[];
   /** Of a device that takes other requests than the mail's: what it offers, and those features' registers. */
   offered?: { readonly requests: RequestInterface; readonly futureRegisters: readonly number[] };
@@ -208,6 +239,19 @@ export class HostRegisters {
     return this.#control.words.load(UNREQUESTED_ACKS) >>> 0;
   }
 
+  /** `poison_val`, as 32 bits without a sign; undefined where page poisoning was not negotiated. 0 is a value (P5). */
+  get poison(): number | undefined {
+    const { words } = this.#control;
+    const negotiated = ((words.load(DRIVER_FEATURES) >>> VIRTIO_BALLOON_F_PAGE_POISON) & 1) === 1;
+    const driven = (words.load(DEVICE_STATUS) & VIRTIO_CONFIG_S_DRIVER_OK) !== 0;
+    return negotiated && driven ? words.load(POISON_VAL) >>> 0 : undefined;
+  }
+
+  /** Writes of `poison_val` that came too late to count (P3). */
+  get latePoisons(): number {
+    return this.#control.words.load(LATE_POISONS) >>> 0;
+  }
+
   /** Where the driver has put a queue; undefined until it has. */
   queue(queue: number): QueueAddresses | undefined {
     const { words } = this.#control;
@@ -227,6 +271,8 @@ export class HostRegisters {
       numPages: words.load(NUM_PAGES) >>> 0,
       actual: words.load(ACTUAL) >>> 0,
       status: words.load(DEVICE_STATUS),
+      features: words.load(DRIVER_FEATURES),
+      poisonVal: words.load(POISON_VAL) >>> 0,
       queues: Array.from({ length: queueCount }, (_, i) => this.queue(i) ?? null),
     };
   }
@@ -237,6 +283,8 @@ export class HostRegisters {
     words.store(CMD_ID_REG, state.cmdId | 0);
     words.store(NUM_PAGES, state.numPages | 0);
     words.store(ACTUAL, state.actual | 0);
+    words.store(DRIVER_FEATURES, state.features);
+    words.store(POISON_VAL, state.poisonVal | 0);
     words.store(DEVICE_STATUS, state.status);
     words.store(CMD_REG, state.cmdReg);
     state.queues.forEach((addresses, queue) => {

@@ -75,6 +75,8 @@ export interface ReportDriverOptions {
   readonly ringDeadlineMs: number;
   /** Ranges that one step adds at the most, so that the workload goes on between steps. */
   readonly rangesPerStep: number;
+  /** Pages after which a step ends, where to find them takes as long as to write them. */
+  readonly pagesPerStep?: number | undefined;
   /** Steps that look at a full ring again before an interrupt is asked for. */
   readonly spinSteps?: number;
   readonly observer?: DeclarationObserver | undefined;
@@ -193,11 +195,12 @@ export class ReportDriver implements ReportCommands {
   }
 
   #stepRanges(now: number): number {
-    const { queue, source, observer, rangesPerStep } = this.#options;
+    const { queue, source, observer, rangesPerStep, pagesPerStep = Number.POSITIVE_INFINITY } = this.#options;
     const range = this.#range;
     queue.reclaim();
     let more = true;
-    for (let added = 0; added < rangesPerStep; added += 1) {
+    let addedPages = 0;
+    for (let added = 0; added < rangesPerStep && addedPages < pagesPerStep; added += 1) {
       if (range.pageCount === 0) {
         more = source.nextInto(range);
         if (!more) {
@@ -216,6 +219,7 @@ export class ReportDriver implements ReportCommands {
       this.#fullSteps = 0;
       range.pfn += pages;
       range.pageCount -= pages;
+      addedPages += pages;
     }
     this.#announce();
     if (!more) {

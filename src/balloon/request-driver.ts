@@ -143,6 +143,10 @@ export class ReadToClearPort implements DevicePort {
   setQueue(queue: number, addresses: QueueAddresses): void {
     this.#port.setQueue(queue, addresses);
   }
+
+  driverOk(features: number): void {
+    this.#port.driverOk(features);
+  }
 }
 
 /** Two drivers behind one interrupt: first what the command register says, then the registers that are polled. */

@@ -102,6 +102,15 @@ export function parseWhole(least: number, most: number): (text: string) => numbe
   };
 }
 
+/** "0xaa", "0": a byte, which is repeated, as Linux's is; "0x12345678": all 32 bits of `poison_val`. */
+export function parsePoison(text: string): number {
+  const value = Number(text);
+  if (!/^(0x[0-9a-f]{1,8}|\d{1,10})$/i.test(text) || value > 0xffff_ffff) {
+    throw new InvalidArgumentError('A byte or 32 bits, as in 0xaa, 0 or 0x12345678.');
+  }
+  return value > 0xff ? value : value * 0x0101_0101;
+}
+
 /** A number that is not negative. */
 export function parseMs(text: string): number {
   const value = Number(text);

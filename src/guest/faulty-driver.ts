@@ -197,6 +197,7 @@ export class FaultyDriver {
       writeConfig: (offset, value, feature) => inner.writeConfig(offset, value, feature),
       kick: (queue, feature) => inner.kick(queue, feature),
       setQueue: (queue, addresses) => inner.setQueue(queue, addresses),
+      driverOk: (features) => inner.driverOk(features),
     };
   }
 

@@ -1,4 +1,5 @@
 import { LacunaError } from '../errors.js';
+import { fillWords } from '../memory/byte-ops.js';
 import type { SharedGuestMemory } from '../memory/guest-memory.js';
 import { GIB, gpaOf, MIB, PAGE_SIZE, popcount32 } from '../memory/page.js';
 import { bitmapWords, PageBitmap } from '../memory/page-bitmap.js';
@@ -169,6 +170,33 @@ export function findMetadataPlace(map: WordMapper, image: GuestImage, ringSize: 
 const OLD_DATA_VERSION = 0x0100_0000;
 /** The version of what used pages hold at first. */
 export const FIRST_VERSION = 1;
+
+/**
+ * Puts back what free pages held: those that were free in the image and are `stillFree`, as {@link fillMemory} does it.
+ * The host's work, while the guest stands still and before a migration of it begins: nothing of it is marked.
+ */
+export function refillFreeMemory(
+  map: WordMapper,
+  memory: SharedGuestMemory,
+  image: GuestImage,
+  stillFree: PageBitmap,
+  content: PageContent,
+  mode: FreeMemoryMode,
+): void {
+  const { free, zero } = imageBitmaps(map, image);
+  for (const { bytes, firstPfn, pageCount } of memory.segments) {
+    for (let page = 0; page < pageCount; page += 1) {
+      const pfn = firstPfn + page;
+      if (free.test(pfn) && stillFree.test(pfn)) {
+        if (mode === 'data' || (mode === 'captured' && !zero.test(pfn))) {
+          content.writeInto(bytes, page * PAGE_SIZE, pfn, OLD_DATA_VERSION);
+        } else {
+          fillWords(bytes, page * PAGE_SIZE, PAGE_SIZE, 0);
+        }
+      }
+    }
+  }
+}
 
 /**
  * Fills a machine's memory: used pages with pseudo-random contents or zeroes as the image says, free ones by

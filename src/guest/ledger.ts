@@ -1,4 +1,4 @@
-import { isZeroPage } from '../memory/byte-ops.js';
+import { fillWords, isFilledPage, isZeroPage } from '../memory/byte-ops.js';
 import { gpaOf, PAGE_SIZE } from '../memory/page.js';
 import type { WriteOracle } from '../memory/write-oracle.js';
 import type { PageContent } from './content.js';
@@ -53,6 +53,33 @@ export class Ledger {
     }
     this.#ram.log.mark(pfn);
     this.note(pfn, version);
+  }
+
+  /**
+   * Fills pages with a le32, over and over: all of their bytes, then the marks (I1). Their lines in the ledger say
+   * zeroes; of a page that is free nobody reads its line.
+   */
+  fill(pfn: number, pageCount: number, word: number): void {
+    const end = pfn + pageCount;
+    for (let page = pfn; page < end && this.#oracle !== undefined; page += 1) {
+      this.#oracle.stampWrite(page);
+    }
+    for (const { bytes, firstPfn, pageCount: segmentPages } of this.#ram.memory.segments) {
+      const from = Math.max(pfn, firstPfn);
+      const pages = Math.min(end, firstPfn + segmentPages) - from;
+      if (pages > 0) {
+        fillWords(bytes, (from - firstPfn) * PAGE_SIZE, pages * PAGE_SIZE, word);
+      }
+    }
+    this.#ram.log.markRange(pfn, pageCount);
+    this.#versions.fill(LEDGER_ZERO, pfn, end);
+    this.#ram.wrote(this.#gpa + pfn * 4, pageCount * 4);
+  }
+
+  /** Whether the page holds a le32, over and over. */
+  isFilled(pfn: number, word: number): boolean {
+    const segment = this.#ram.memory.segmentOf(gpaOf(pfn), PAGE_SIZE);
+    return segment !== undefined && isFilledPage(segment.bytes, gpaOf(pfn) - segment.startGpa, word);
   }
 
   /** Writes the ledger's line of a guest that is being built; the builder marks the whole ledger afterwards. */

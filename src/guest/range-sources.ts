@@ -1,7 +1,7 @@
 import type { FreeRangeSource } from '../balloon/report-driver.js';
 import type { PageBitmap, PageRun } from '../memory/page-bitmap.js';
 import type { RamLayout } from '../memory/ram-layout.js';
-import { type BuddyAllocator, cutIntoBlocks, MAX_ORDER } from './buddy-allocator.js';
+import { cutIntoBlocks, MAX_ORDER } from './buddy-allocator.js';
 
 /**
  * *walk*: scans the allocator's free bitmap, as the mail's series walked the free lists under the allocator's
@@ -66,6 +66,14 @@ export class WalkSource implements FreeRangeSource {
   release(): void {}
 }
 
+/** Of an allocator, what *hold* takes blocks with. */
+export interface BlockSource {
+  readonly freePages: number;
+  largestOrder(): number;
+  allocate(order: number): number;
+  releaseRun(pfn: number, pageCount: number): void;
+}
+
 /**
  * *hold*: allocates blocks, largest first, and keeps them until the host says stop or memory runs short, as
  * Linux's virtio_balloon does. Held pages are not used meanwhile, so a hint stays true.
@@ -74,7 +82,7 @@ export class HoldSource implements FreeRangeSource {
   readonly waitsForRing = false;
   /** Unused: a hold goes on from what the allocator has left. */
   position = 0;
-  readonly #allocator: BuddyAllocator;
+  readonly #allocator: BlockSource;
   readonly #held: PageBitmap;
   readonly #minOrder: number;
   readonly #keepPages: number;
@@ -83,7 +91,7 @@ export class HoldSource implements FreeRangeSource {
   #dropped: PageRun[] = [];
 
   /** `keepPages` are left to the guest: it must be able to run while its memory is held. */
-  constructor(allocator: BuddyAllocator, held: PageBitmap, minOrder: number, keepPages: number) {
+  constructor(allocator: BlockSource, held: PageBitmap, minOrder: number, keepPages: number) {
     this.#allocator = allocator;
     this.#held = held;
     this.#minOrder = minOrder;

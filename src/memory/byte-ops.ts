@@ -35,6 +35,33 @@ export function isZeroPage(bytes: Uint8Array, byteOffset: number): boolean {
     : ZERO_PAGE.compare(bytes, byteOffset, byteOffset + PAGE_SIZE) === 0;
 }
 
+/** Fills `lengthBytes` from `byteOffset` with a le32, over and over. Both are multiples of 4. */
+export function fillWords(bytes: Uint8Array, byteOffset: number, lengthBytes: number, word: number): void {
+  // By words: `Uint8Array.fill` is three times as slow on shared memory (2.7 GB/s against 8.0).
+  new Int32Array(bytes.buffer, bytes.byteOffset + byteOffset, lengthBytes / 4).fill(word);
+}
+
+/** A page of the word that was asked for last: there is one `poison_val` to a guest. */
+let filledWord = 0;
+let filledPage: Buffer | undefined = ZERO_PAGE;
+
+/** Whether the 4096 bytes of `bytes` from `byteOffset` are a le32, over and over. */
+export function isFilledPage(bytes: Uint8Array, byteOffset: number, word: number): boolean {
+  if (word === 0) {
+    return isZeroPage(bytes, byteOffset);
+  }
+  if (NodeBuffer === undefined) {
+    const words = new Int32Array(bytes.buffer, bytes.byteOffset + byteOffset, PAGE_SIZE / 4);
+    return words.every((value) => value === (word | 0));
+  }
+  if (filledPage === undefined || filledWord !== word) {
+    filledPage = NodeBuffer.alloc(PAGE_SIZE);
+    fillWords(filledPage, 0, PAGE_SIZE, word);
+    filledWord = word;
+  }
+  return filledPage.compare(bytes, byteOffset, byteOffset + PAGE_SIZE) === 0;
+}
+
 /** Whether two ranges hold the same bytes. Nobody may be writing either (ADR 9). */
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   if (a.length !== b.length) {

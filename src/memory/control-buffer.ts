@@ -11,13 +11,16 @@ import type { SharedWords, WordMapper } from './shared-words.js';
  *     2  GUEST_DOORBELL    host (add, notify)    the guest's wait while it is halted or paused
  *     3  INTERRUPTS        host or, guest take   guest: exchange 0 at every safe point
  *     4  QUEUE_NOTIFIED    guest or, host take   host: exchange 0 before it looks at the queues
- *     5  DEVICE_STATUS     host                  VIRTIO device status, NEEDS_RESET
+ *     5  DEVICE_STATUS     host; guest by traps  VIRTIO device status: DRIVER_OK, NEEDS_RESET
  *     6  VCPU_PAUSED_FOR   guest                 the request (as in word 0) for which the vCPU stands still
  *     8  CMD_REG           host; guest by traps  `Atomics.and` of the acknowledged bits in the trap
  *     9  CMD_ID_REG        host                  written before REPORT_START is set in CMD_REG
  *    10  NUM_PAGES         host                  written before BALLOONING is set in CMD_REG
  *    11  ACTUAL            guest by traps        –
  *    12  UNREQUESTED_ACKS  guest by traps        a count (C3)
+ *    13  DRIVER_FEATURES   guest by traps        VIRTIO feature bits that the driver has accepted
+ *    14  POISON_VAL        guest by traps        written before DRIVER_OK is set in DEVICE_STATUS (P2)
+ *    15  LATE_POISONS      guest by traps        a count: writes of it after that (P3)
  *    16  CHECK_REQUEST     host                  sequence number of the self-check that is asked for
  *    17  CHECK_DONE        guest                 sequence number of the last one done; results before it
  *    18  CHECK_PAGES       guest                 pages looked at
@@ -52,6 +55,9 @@ export const CMD_ID_REG = 9;
 export const NUM_PAGES = 10;
 export const ACTUAL = 11;
 export const UNREQUESTED_ACKS = 12;
+export const DRIVER_FEATURES = 13;
+export const POISON_VAL = 14;
+export const LATE_POISONS = 15;
 export const CHECK_REQUEST = 16;
 export const CHECK_DONE = 17;
 export const CHECK_PAGES = 18;

@@ -90,7 +90,7 @@ export class WriteOracle {
     this.#words.store(SLOT_WORDS + slot * WORDS_PER_SLOT, id | 0);
   }
 
-  /** Whether the page may read as zeroes at the destination (I7). */
+  /** Whether the page may read as zeroes, or as poison, at the destination (I7). */
   mayDiffer(pfn: number): boolean {
     let declaredAt = this.#declaredAt[pfn]!;
     for (let i = 0; i < SLOTS; i += 1) {

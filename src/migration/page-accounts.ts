@@ -1,6 +1,6 @@
 import type { HintSink } from '../balloon/hint-session.js';
 import type { DirtySink } from '../memory/dirty-log.js';
-import { bitMask, PAGE_SIZE, PAGES_PER_WORD, popcount32 } from '../memory/page.js';
+import { bitMask, MIB, PAGE_SIZE, PAGES_PER_WORD, popcount32 } from '../memory/page.js';
 import { PageBitmap, type PageRun } from '../memory/page-bitmap.js';
 import type { RamLayout } from '../memory/ram-layout.js';
 import { atomicMapper, type WordMapper } from '../memory/shared-words.js';
@@ -28,12 +28,15 @@ export interface RoundBalance {
   pending: number;
   sent: number;
   zero: number;
-  /** Told the destination to fill: inflated pages, and hinted ones of which it had an older copy (I7). */
+  /** Told the destination to fill: inflated pages, and hinted ones that would not read there as they must (I7). */
   filled: number;
   skipped: number;
   carried: number;
   cancelled: number;
 }
+
+/** Pages of one fill: the destination writes them in one go, and other frames wait for it. */
+const MOST_FILL_PAGES: number = (4 * MIB) / PAGE_SIZE;
 
 /**
  * What the source knows of every page, and the rules by which hints and the dirty log change it.
@@ -43,7 +46,8 @@ export interface RoundBalance {
  *   claimed   was claimed for sending in this round
  *   copied    the destination holds contents of it, older or current
  *   skipped   a hint was applied and it was not written since
- *   fill      hinted while the destination holds an older copy: a fill run is due (I7)
+ *   fill      hinted, and a fill run is due (I7): the destination holds an older copy, or zeroes are not what the
+ *             guest has in its free pages (P5)
  * ```
  *
  * I3: a hint clears bits of `send` and of nothing else; it can't reach the dirty log. What the guest wrote after
@@ -68,12 +72,16 @@ export class PageAccounts implements DirtySink, HintSink {
   /** Where hints have got to, as long as they come in ascending order; 0 once they do not. */
   frontier = 0;
   #ordered = true;
+  /** What pages that are skipped read as at the destination: a le32, over and over. */
+  #poison = 0;
   /** Claimed when a hint for it came; those that turn out not to be dirty were sent in vain. */
   readonly #vain: PageBitmap;
   readonly #layout: RamLayout;
   /** Skips and fills of this round. */
   #roundSkipped = 0;
   #roundFillsDue = 0;
+  /** Pages of {@link fill}. */
+  #fillsLeft = 0;
 
   /** All of it belongs to the coordinator's thread, which claims, hints and syncs. */
   constructor(layout: RamLayout, map: WordMapper = atomicMapper) {
@@ -102,10 +110,19 @@ export class PageAccounts implements DirtySink, HintSink {
     return this.send.count();
   }
 
-  /** A hint session begins: hints have got nowhere yet. */
-  beginSession(): void {
+  /**
+   * A hint session begins: hints have got nowhere yet. `poison` is what the guest takes its free pages to hold. All
+   * fills of earlier sessions have been taken by now.
+   */
+  beginSession(poison = 0): void {
     this.frontier = 0;
     this.#ordered = true;
+    this.#poison = poison;
+  }
+
+  /** What the pages of {@link fill} are to be filled with. */
+  get poison(): number {
+    return this.#poison;
   }
 
   get roundSkipped(): number {
@@ -114,6 +131,11 @@ export class PageAccounts implements DirtySink, HintSink {
 
   get roundFillsDue(): number {
     return this.#roundFillsDue;
+  }
+
+  /** Pages whose fill is due and was not taken yet. */
+  get fillsLeft(): number {
+    return this.#fillsLeft;
   }
 
   /** From the dirty log: these pages were written, so they go (again). */
@@ -166,13 +188,16 @@ export class PageAccounts implements DirtySink, HintSink {
       this.hints.applied += applied;
       this.skipped.words.or(word, hit);
       const stale = this.copied.words.load(word) & hit;
-      if (stale === 0) {
+      // What never arrived is zero there, and the guest expects to find its poison (P5).
+      const due = this.#poison === 0 ? stale : hit;
+      if (due === 0) {
         this.#roundSkipped += applied;
       } else {
         // The destination holds what the page was: it must not come back to life (I7).
-        this.fill.words.or(word, stale);
-        const fills = popcount32(stale);
+        const before = this.fill.words.or(word, due);
+        const fills = popcount32(due);
         this.#roundFillsDue += fills;
+        this.#fillsLeft += popcount32(due & ~before);
         this.#roundSkipped += applied - fills;
       }
     }
@@ -189,17 +214,26 @@ export class PageAccounts implements DirtySink, HintSink {
     this.hints.notPending += pages - applied;
   }
 
-  /** The next run at or after `from` of pages whose fill is due; taken out of the set. */
+  /** The next run at or after `from` of pages whose fill is due, 4 MiB at the most; taken out of the set. */
   takeFillInto(out: PageRun, from: number): boolean {
     if (!this.fill.nextRunInto(out, from)) {
       return false;
     }
     const segment = this.#layout.segmentOfPfn(out.pfn);
     if (segment !== undefined) {
-      out.pageCount = Math.min(out.pageCount, segment.firstPfn + segment.pageCount - out.pfn);
+      out.pageCount = Math.min(
+        out.pageCount,
+        segment.firstPfn + segment.pageCount - out.pfn,
+        MOST_FILL_PAGES,
+      );
     }
     this.fill.clearRange(out.pfn, out.pageCount);
-    this.copied.clearRange(out.pfn, out.pageCount);
+    this.#fillsLeft -= out.pageCount;
+    if (this.#poison === 0) {
+      this.copied.clearRange(out.pfn, out.pageCount);
+    } else {
+      this.copied.setRange(out.pfn, out.pageCount);
+    }
     return true;
   }
 }

@@ -100,8 +100,10 @@ const POLL_LIMIT = 1024;
 const SPIN_MS = 1;
 /** Assumed before anything was measured: a 10 Gbit/s link. */
 const ASSUMED_BYTES_PER_MS = 1_250_000;
-/** A round with fewer bytes says nothing about the rate. */
+/** A round with fewer bytes says nothing about the rate, and as few pages written again nothing about reports. */
 const MEASURABLE_BYTES = 4 * 1024 * 1024;
+/** What the destination may still have to do for it to be given pages to poison as well: some ms. */
+const MOST_BYTES_BEFORE_A_FILL = 8 * 1024 * 1024;
 /** {@link PrecopySource.step}: there is more to do. */
 export const AGAIN = 0;
 
@@ -367,7 +369,7 @@ export class PrecopySource {
     }
     const id = device.upcomingId;
     this.#options.onEvent({ type: 'session-issued', id });
-    this.accounts.beginSession();
+    this.accounts.beginSession(device.poison);
     this.#appliedBefore = this.accounts.hints.applied;
     device.openSession(this.accounts, now);
     device.suppressNotifications();
@@ -397,6 +399,10 @@ export class PrecopySource {
     }
     if (last.expired) {
       return false; // the guest did not answer in time, and is not waited for again (I6)
+    }
+    const { applied, reDirtied } = this.accounts.hints;
+    if (reDirtied > applied / 2 && reDirtied * PAGE_SIZE >= MEASURABLE_BYTES) {
+      return false; // most of what was reported was written again, perhaps by the report itself (hold, init_on_alloc)
     }
     const reportMs = (Number.isNaN(last.doneAt) ? last.closedAt : last.doneAt) - last.requestedAt;
     return (round.pending * PAGE_SIZE) / this.#bytesPerMs() > reportMs;
@@ -493,6 +499,9 @@ export class PrecopySource {
     }
     const blockedUntil = this.#blockedUntil(now);
     if (blockedUntil !== AGAIN) {
+      if (this.#fillMeanwhile(now)) {
+        return AGAIN;
+      }
       return session === undefined || device === undefined || !this.#hintsToCome(session)
         ? blockedUntil
         : this.#pollOrSleep(now, handled, device, blockedUntil);
@@ -553,21 +562,46 @@ export class PrecopySource {
     return readyAt > now ? readyAt : AGAIN;
   }
 
-  /** Hinted pages of which the destination has an older copy: they must read as zeroes there (I7). */
+  /** Hinted pages that would not read at the destination as they must: as zeroes, or as poison (I7, P5). */
   #stepFills(now: number): number {
     const blockedUntil = this.#blockedUntil(now);
     if (blockedUntil !== AGAIN) {
       return blockedUntil;
     }
-    const run = this.#fillRun;
-    if (this.accounts.takeFillInto(run, this.#fillFrom)) {
-      this.#fillFrom = run.pfn + run.pageCount;
-      this.#emitFill(run.pfn, run.pageCount, now);
-      return AGAIN;
+    if (!this.#takeFill(now)) {
+      this.#endRound(now);
+      this.phase = 'sync';
     }
-    this.#endRound(now);
-    this.phase = 'sync';
     return AGAIN;
+  }
+
+  #takeFill(now: number): boolean {
+    const run = this.#fillRun;
+    if (!this.accounts.takeFillInto(run, this.#fillFrom)) {
+      return false;
+    }
+    this.#fillFrom = run.pfn + run.pageCount;
+    this.#emitFill(run.pfn, run.pageCount, this.accounts.poison, now);
+    return true;
+  }
+
+  /**
+   * Poison is as much as all hints together, and the destination's to write: it does so while the link is busy. Within a
+   * round a page whose fill is due is not sent, so nothing is overwritten. The few fills of zeroes wait till the end.
+   */
+  #fillMeanwhile(now: number): boolean {
+    const { poison, fillsLeft } = this.accounts;
+    if (poison === 0 || fillsLeft === 0 || !Number.isNaN(this.#fullSince)) {
+      return false;
+    }
+    if (this.#channel.unflushedBytes >= MOST_BYTES_BEFORE_A_FILL) {
+      return false; // or the link would have to wait for the destination
+    }
+    if (!this.#takeFill(now)) {
+      this.#fillFrom = 0; // hints came in below
+      return this.#takeFill(now);
+    }
+    return true;
   }
 
   #endRound(now: number): void {
@@ -620,7 +654,7 @@ export class PrecopySource {
       this.#charge(FRAME_HEADER_BYTES, now);
     } else {
       this.accounts.copied.clearRange(pfn, pageCount);
-      this.#emitFill(pfn, pageCount, now);
+      this.#emitFill(pfn, pageCount, 0, now); // the host has discarded it, whatever its driver will make of it (P1)
     }
   }
 
@@ -632,8 +666,8 @@ export class PrecopySource {
     this.#charge(FRAME_HEADER_BYTES + pageCount * PAGE_SIZE, now);
   }
 
-  #emitFill(pfn: number, pageCount: number, now: number): void {
-    this.#channel.fillRun(pfn, pageCount, 0);
+  #emitFill(pfn: number, pageCount: number, value: number, now: number): void {
+    this.#channel.fillRun(pfn, pageCount, value);
     this.sent.filledPages += pageCount;
     this.#options.fates?.filled(pfn, pageCount);
     this.#charge(FRAME_HEADER_BYTES, now);

@@ -1,4 +1,5 @@
 import { LacunaError, messageOf } from '../errors.js';
+import { fillWords } from '../memory/byte-ops.js';
 import { gpaOf, PAGE_SIZE } from '../memory/page.js';
 import { PageBitmap } from '../memory/page-bitmap.js';
 import { atomicMapper } from '../memory/shared-words.js';
@@ -54,7 +55,7 @@ export class Receiver implements FrameSink {
     this.counts.zeroPages += pageCount;
   }
 
-  /** Pages that the guest gave up: they read as `value` from here on (I7). */
+  /** Pages that the guest gave up: they read as `value`, repeated as le32, from here on (I7, P5). */
   fillRun(pfn: number, pageCount: number, value: number): void {
     this.#fill(pfn, pageCount, value);
     this.counts.filledPages += pageCount;
@@ -118,7 +119,7 @@ export class Receiver implements FrameSink {
     this.#expect('receiving', 'a run of filled pages');
     const bytes = this.#target(pfn, pageCount);
     if (value !== 0) {
-      bytes.fill(value);
+      fillWords(bytes, 0, bytes.length, value);
       this.#written.setRange(pfn, pageCount);
       return;
     }

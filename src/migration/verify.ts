@@ -1,4 +1,4 @@
-import { equalBytes, isZeroPage } from '../memory/byte-ops.js';
+import { equalBytes, isFilledPage } from '../memory/byte-ops.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import { PAGE_SIZE } from '../memory/page.js';
 import type { WriteOracle } from '../memory/write-oracle.js';
@@ -6,7 +6,7 @@ import type { WriteOracle } from '../memory/write-oracle.js';
 /** What a comparison of source and destination found, in pages. */
 export interface Comparison {
   compared: number;
-  /** Differ as they may: declared free, not written since that id was issued, and zero at the destination (I7). */
+  /** Differ as they may: declared free, not written since that id was issued, and zero (or poison) at the destination (I7). */
   leftBehind: number;
   /** Differ and may not: lost. */
   different: number;
@@ -19,7 +19,8 @@ const CHUNK_PAGES = 256;
 
 /**
  * Compares `pageCount` pages from `pfn`, which lie in one segment, while both guests stand still. Whether a page
- * may differ is the oracle's word, not the engine's; without an oracle none may.
+ * may differ is the oracle's word, not the engine's; without an oracle none may. One that differs must read as zeroes,
+ * or as `poison` (a le32, over and over) and as nothing else where the guest's driver has negotiated page poisoning.
  */
 export function comparePages(
   source: GuestMemory,
@@ -27,6 +28,7 @@ export function comparePages(
   oracle: WriteOracle | undefined,
   pfn: number,
   pageCount: number,
+  poison = 0,
 ): Comparison {
   const result: Comparison = { compared: pageCount, leftBehind: 0, different: 0, firstDifferentPfn: -1 };
   for (let chunk = pfn; chunk < pfn + pageCount; chunk += CHUNK_PAGES) {
@@ -41,7 +43,7 @@ export function comparePages(
       if (equalBytes(here.subarray(from, from + PAGE_SIZE), there.subarray(from, from + PAGE_SIZE))) {
         continue;
       }
-      if (oracle?.mayDiffer(chunk + page) === true && isZeroPage(there, from)) {
+      if (oracle?.mayDiffer(chunk + page) === true && isFilledPage(there, from, poison)) {
         result.leftBehind += 1;
       } else {
         result.different += 1;

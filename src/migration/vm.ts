@@ -16,6 +16,11 @@ export interface HintDevice {
   readonly upcomingId: number;
   /** Pages in the balloon: they are not sent, and filled at the destination (V14). */
   readonly inflated: PageBitmap;
+  /**
+   * Where page poisoning was negotiated, what the guest expects pages to read as that it has freed: a le32, over and
+   * over. Pages left out because of a hint are made to read so at the destination (P5); as zeroes where it is undefined.
+   */
+  readonly poison?: number | undefined;
   /** Set when the guest has corrupted a ring: there will be no more hints (I6). */
   readonly fault: QueueFault | undefined;
   /**

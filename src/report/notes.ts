@@ -1,4 +1,4 @@
-import type { BenchReport } from './schema.js';
+import type { BenchReport, PlanReport } from './schema.js';
 import { machineLine } from './table.js';
 
 /** How settings read in the notes; a sweep varies one of them, which then is not there. */
@@ -28,9 +28,28 @@ export function notesOf({ plan, parts, machine, summary, runs }: BenchReport): s
     `median${n === '1' ? '' : ' (min–max)'} of n = ${n}` +
       `${shard === null ? '' : `, shard ${shard.index}/${shard.count}`}; ${noted.join(', ')}, ` +
       `destination memory ${destination} beforehand; hint deadlines expired: ${expired}`,
+    ...guestNotes(settings),
     ...(settings['zero-pages'] === undefined
       ? []
       : [`${settings['zero-pages']}: which pages are zero was not captured, so all of them hold data`]),
     ...new Set(machines.map(machineLine)),
+  ];
+}
+
+/** How the guest differs from the one that is measured if nothing is said. */
+function guestNotes(settings: PlanReport['settings']): string[] {
+  const mode = settings['report-mode'];
+  const poison = settings['page-poison'];
+  return [
+    ...(mode === undefined || mode === 'walk' ? [] : [`the guest reports by ${mode}`]),
+    ...(settings['init-on-alloc'] === 'true' ? ['the guest zeroes every page that it allocates'] : []),
+    ...(poison === undefined
+      ? []
+      : [
+          `the guest fills every page that it frees with ${poison}` +
+            (Number(poison) === 0
+              ? ''
+              : ': pages that hints leave out are filled with it and count as that, not as skipped'),
+        ]),
   ];
 }

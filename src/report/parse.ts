@@ -84,6 +84,8 @@ const run: z.ZodType<BenchRun> = z.looseObject({
   minOrder: count,
   reportMode: z.string(),
   ringSize: count,
+  initOnAlloc: z.boolean(),
+  pagePoison: count.nullable(),
   dialect: z.literal('command-register'),
   link: z.string(),
   linkBytesPerSecond: z.number().positive().nullable(),

@@ -24,6 +24,10 @@ export interface RunReport extends MigrationReport {
   readonly reportMode: string;
   /** Size of the free page queue. */
   readonly ringSize: number;
+  /** The guest zeroes each page that it allocates. */
+  readonly initOnAlloc: boolean;
+  /** What it fills pages with that it frees (32 bits, repeated); null: it leaves them as they are. */
+  readonly pagePoison: number | null;
   readonly dialect: 'command-register';
   readonly link: string;
   /** null: unlimited. */
@@ -61,7 +65,7 @@ export interface RunReport extends MigrationReport {
   readonly verified: {
     readonly pagesCompared: number;
     readonly pagesDifferent: number;
-    /** Pages that were free, were not sent, and are zero at the destination. */
+    /** Pages that were free, were not sent, and are zero (or poison) at the destination and something else at the source. */
     readonly pagesLeftBehind: number;
     readonly guestSelfCheck: 'passed' | 'failed';
   };

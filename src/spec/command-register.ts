@@ -28,6 +28,8 @@ export const CMD_REG_OFFSET = 0;
 export const CMD_ID_REG_OFFSET = 4;
 export const NUM_PAGES_OFFSET = 8;
 export const ACTUAL_OFFSET = 12;
+/** `poison_val` of VIRTIO 1.3 § 5.5.4, with the meaning that it has there. */
+export const POISON_VAL_OFFSET = 16;
 
 /** `cmd_reg` once more, for a driver that clears it by reading it: a variant that is measured beside the mail's. */
 export const CMD_REG_READ_TO_CLEAR_OFFSET = 28;

@@ -1,5 +1,10 @@
 /** The memory balloon device: numbers from VIRTIO 1.3 § 5.5, in the standard's spelling. */
 
+/**
+ * § 5.5.3: feature bits, by number. The driver initialises pages that it frees, and reuses, with `poison_val`.
+ */
+export const VIRTIO_BALLOON_F_PAGE_POISON = 4;
+
 /** § 5.5.2: queue numbers. The hint queue's standard index is 3, after the statistics queue. */
 export const VIRTIO_BALLOON_VQ_INFLATE = 0;
 export const VIRTIO_BALLOON_VQ_DEFLATE = 1;

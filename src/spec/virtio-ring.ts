@@ -37,5 +37,7 @@ export function virtqUsedBytes(size: number): number {
   return 6 + VIRTQ_USED_ELEM_SIZE * size;
 }
 
+/** § 2.1: the driver is set up and drives the device. */
+export const VIRTIO_CONFIG_S_DRIVER_OK = 4;
 /** § 2.1: the device has met an error it can't recover from by itself. */
 export const VIRTIO_CONFIG_S_NEEDS_RESET = 64;

@@ -117,6 +117,9 @@ export class MemoryChannel implements SourceChannel {
   }
 
   fillRun(pfn: number, pageCount: number, value: number): void {
+    if (value !== 0) {
+      this.#sentPages = (this.#sentPages + pageCount) | 0; // the destination writes each of them
+    }
     this.#push(FrameType.fill, pfn, pageCount, value);
   }
 
@@ -316,7 +319,7 @@ export class MemoryChannelEnd {
     pageCount: number,
     value: number,
   ): void {
-    if (type === FrameType.pages) {
+    if (type === FrameType.pages || (type === FrameType.fill && value !== 0)) {
       this.#appliedPages = (this.#appliedPages + pageCount) | 0;
     }
     if (receiver.discarded) {

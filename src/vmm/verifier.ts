@@ -10,7 +10,10 @@ export interface Verification {
   readonly pagesDifferent: number;
   /** The first of those; -1: none. */
   readonly firstDifferentPfn: number;
-  /** Pages that were free and are zero at the destination: what was saved. */
+  /**
+   * Pages that were free and are zero (or poison) at the destination, and were something else: what was saved. Pages
+   * that a guest has poisoned hold the same on both sides, sent or not, and are not among them.
+   */
   readonly pagesLeftBehind: number;
 }
 
@@ -22,6 +25,8 @@ export interface CompareTask {
   readonly oracle: ArrayBufferLike | undefined;
   readonly pfn: number;
   readonly pageCount: number;
+  /** What pages that were left out must read as. */
+  readonly poison: number;
 }
 
 /** Pages that one task compares: 64 MiB. */
@@ -57,6 +62,7 @@ export class Verifier {
             oracle: source.oracle?.buffer,
             pfn: segment.firstPfn + page,
             pageCount: Math.min(TASK_PAGES, segment.pageCount - page),
+            poison: source.device?.poison ?? 0,
           }),
         );
       }

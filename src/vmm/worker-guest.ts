@@ -73,6 +73,13 @@ export interface WorkerGuestOptions extends HostingOptions {
   readonly seed?: number;
   /** What the device offers to request, where that is not the mail's command register and features. */
   readonly requests?: RequestInterface;
+  /** Every page that the guest's allocator hands out is zeroed first, as with Linux's `init_on_alloc=1`. */
+  readonly initOnAlloc?: boolean;
+  /**
+   * Every page that the guest frees is filled with this value (32 bits, repeated), as with Linux's `page_poison=1`, and
+   * its driver negotiates page poisoning. 0 is a value (`init_on_free=1`). Takes precedence over {@link initOnAlloc}.
+   */
+  readonly pagePoison?: number | undefined;
 }
 
 /** What the thread of a guest is given. */
@@ -201,6 +208,13 @@ export class WorkerGuest implements SourceVm {
   static async boot(options: WorkerGuestOptions): Promise<WorkerGuest> {
     checkReplay(options);
     const ringSize = options.ringSize ?? DEFAULT_RING_SIZE;
+    const { pagePoison } = options;
+    if (pagePoison !== undefined && pagePoison !== pagePoison >>> 0) {
+      throw new LacunaError(
+        'INVALID_ARGUMENT',
+        `pagePoison ${pagePoison}: a whole number of 32 bits, 0 to 4294967295`,
+      );
+    }
     const config: GuestConfig = {
       metadataGpa: findMetadataPlace(atomicMapper, options.image, ringSize),
       ringSize,
@@ -211,6 +225,8 @@ export class WorkerGuest implements SourceVm {
       workload: options.workload ?? IDLE_WORKLOAD,
       seed: options.seed ?? 1,
       ...(options.requests === undefined ? {} : { requests: options.requests }),
+      initOnAlloc: options.initOnAlloc ?? false,
+      pagePoison,
     };
     const guest = new WorkerGuest(
       options.memory,

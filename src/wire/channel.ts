@@ -41,7 +41,7 @@ interface Frames {
   pageRun(pfn: number, pageCount: number, payload: Uint8Array<ArrayBufferLike>): void;
   /** Pages that hold zeroes, without contents. */
   zeroRun(pfn: number, pageCount: number): void;
-  /** Pages that are to read as `value` (a byte) from here on. */
+  /** Pages that are to read as `value` (32 bits, repeated as le32) from here on. */
   fillRun(pfn: number, pageCount: number, value: number): void;
   /** Round `round`, counted from 1, was sent. */
   roundEnd(round: number): void;

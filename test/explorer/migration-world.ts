@@ -1,5 +1,7 @@
 import { CommandDevice, type CommandDeviceState } from '../../src/balloon/command-device.js';
+import { ExitFeature } from '../../src/balloon/exits.js';
 import { type HintSession, type HintSink, HintState } from '../../src/balloon/hint-session.js';
+import { VcpuTraps } from '../../src/balloon/registers.js';
 import type { LacunaError } from '../../src/errors.js';
 import type { ReportMode } from '../../src/guest/runtime.js';
 import {
@@ -24,6 +26,8 @@ import { resolveOptions, type Schedule } from '../../src/migration/options.js';
 import { AGAIN, PrecopySource } from '../../src/migration/precopy.js';
 import { Receiver } from '../../src/migration/receiver.js';
 import type { DestinationVm, HintDevice, SourceVm } from '../../src/migration/vm.js';
+import { POISON_VAL_OFFSET } from '../../src/spec/command-register.js';
+import { VIRTIO_BALLOON_F_PAGE_POISON } from '../../src/spec/virtio-balloon.js';
 import type { QueueFault } from '../../src/virtqueue/device-queue.js';
 import type { DestinationMessage, SourceChannel } from '../../src/wire/channel.js';
 import {
@@ -76,6 +80,8 @@ export interface WorldBounds {
     /** A run's pages are read a half at a time. */
     readonly destination: boolean;
   };
+  /** What the driver has negotiated as `poison_val`. Its free pages hold old data all the same: what arrives shows. */
+  readonly poison?: number;
 }
 
 export const WORLD_FAULTS = ['link-cut', 'destination-dies', 'reply-lost', 'refuses-to-start'] as const;
@@ -329,7 +335,7 @@ export class MigrationWorld implements World {
   }
 
   #boot(): WorldState {
-    const { pages, freePages, reportMode, eventIdx } = this.#bounds;
+    const { pages, freePages, reportMode, eventIdx, poison } = this.#bounds;
     const guest = new ExploredGuest({
       memory: this.#memory,
       control: this.#control,
@@ -344,6 +350,11 @@ export class MigrationWorld implements World {
         stampWrite: (pfn) => this.#gate.once(() => this.#stampWrite(pfn)),
       },
     });
+    if (poison !== undefined) {
+      const traps = new VcpuTraps(this.#control);
+      traps.writeConfig(POISON_VAL_OFFSET, poison, ExitFeature.setup);
+      traps.driverOk(1 << VIRTIO_BALLOON_F_PAGE_POISON);
+    }
     const free = PageBitmap.allocate(atomicMapper, pages);
     free.setRange(pages - freePages, freePages);
     guest.allocator.initialise(free);
@@ -680,8 +691,7 @@ export class MigrationWorld implements World {
 
   /** The first word of a half of a page, as it is now. */
   #halfWord(pfn: number, half: number): number {
-    const bytes = this.#memory.pages(pfn, 1);
-    return new DataView(bytes.buffer, bytes.byteOffset).getInt32(half * (PAGE_SIZE / 2), true);
+    return halfWord(this.#memory.pages(pfn, 1), half);
   }
 
   #destinationApplies(): void {
@@ -843,21 +853,34 @@ export class MigrationWorld implements World {
       if (this.#samePage(pfn)) {
         continue;
       }
-      const zero = this.#destinationMemory.pages(pfn, 1).every((byte) => byte === 0);
       if (!state.leftBehind[pfn]) {
         return new Violation('I7', `page ${pfn} is not what it is at the source: ${this.#pageText(pfn)}`);
       }
-      if (!zero) {
+      if (!this.#readsAsFree(pfn)) {
         return new Violation(
           'I7',
-          `page ${pfn} was left behind and does not read as zeroes: ${this.#pageText(pfn)}`,
+          `page ${pfn} was left behind and does not read as ${this.#bounds.poison === undefined ? 'zeroes' : 'poison'}: ${this.#pageText(pfn)}`,
         );
       }
     }
     return undefined;
   }
 
+  /** Zero from end to end; or poisoned. */
+  #readsAsFree(pfn: number): boolean {
+    const { poison } = this.#bounds;
+    const page = this.#destinationMemory.pages(pfn, 1);
+    return poison === undefined
+      ? page.every((byte) => byte === 0)
+      : [0, 1].every((half) => halfWord(page, half) >>> 0 === poison);
+  }
+
   #samePage(pfn: number): boolean {
+    if (this.#bounds.poison !== undefined && pfn > 0) {
+      // A fill writes more of the destination's page than is saved and put back: only that much is looked at.
+      const there = this.#destinationMemory.pages(pfn, 1);
+      return [0, 1].every((half) => halfWord(there, half) === this.#halfWord(pfn, half));
+    }
     return Buffer.compare(this.#memory.pages(pfn, 1), this.#destinationMemory.pages(pfn, 1)) === 0;
   }
 
@@ -1080,6 +1103,11 @@ interface SavedMachine {
   readonly guest: GuestState;
 }
 
+/** The first word of a half of a page. */
+function halfWord(page: Uint8Array, half: number): number {
+  return new DataView(page.buffer, page.byteOffset).getInt32(half * (PAGE_SIZE / 2), true);
+}
+
 /** The version in each half of a page; `0` reads as zeroes. */
 function versionText(page: Uint8Array): string {
   const view = new DataView(page.buffer, page.byteOffset);
@@ -1195,6 +1223,12 @@ class WatchedDevice implements HintDevice {
 
   get inflated(): PageBitmap {
     return this.#device.inflated;
+  }
+
+  /** It does not change once the driver drives the device (P3), so nobody can come in between. */
+  get poison(): number | undefined {
+    const { bounds, gate } = this.#world;
+    return bounds.poison === undefined ? undefined : gate.once(() => this.#device.poison);
   }
 
   get fault(): QueueFault | undefined {

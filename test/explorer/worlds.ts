@@ -25,6 +25,7 @@ const TAKE_BACK = { writes: 0, allocations: 1 } as const;
 const QUIET = { writes: 0, allocations: 0 } as const;
 /** Every access to something shared is a step of its own, the host's and the guest's. */
 const SPLIT = { guest: 'all', host: true, destination: false } as const;
+const POISON = 0xaaaa_aaaa;
 const THREE_PAGES = { pages: 3, freePages: 1 } as const;
 
 /** Both ways of reporting, three schedules, and what the guest does meanwhile. */
@@ -93,6 +94,17 @@ export const WORLDS: readonly NamedWorld[] = [
     'a page is written after it was sent, freed, and hinted in the next round',
     { ...THREE_PAGES, writes: 1, allocations: 0, frees: 1 },
     [101_224, 182_443, 61],
+  ),
+  world(
+    'poisoned: a page is written after it was sent, freed, and hinted in the next round',
+    { ...THREE_PAGES, poison: POISON, writes: 1, allocations: 0, frees: 1 },
+    [104_788, 190_306, 63],
+    true,
+  ),
+  world(
+    'poisoned, hold: a held page is taken back and written',
+    { ...THREE_PAGES, reportMode: 'hold', poison: POISON, ...TAKE_BACK },
+    [31_619, 55_264, 62],
   ),
   world(
     'zero pages are detected',

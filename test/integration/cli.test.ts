@@ -73,7 +73,33 @@ it('says nothing but the table when it is told to be quiet', async () => {
   expect(readReport('mine.json').runs).toHaveLength(1);
 });
 
+it('measures a guest that holds and zeroes what it reports, with the old data back in its free memory', async () => {
+  const { code, stdout } = await lacuna([
+    ...[...SMALL, '--report-mode', 'hold', '--init-on-alloc', '--free-memory', 'data'],
+    ...['--baseline', 'zero,hints', '--schedule', 'wait'],
+  ]);
+  expect(code).toBe(0);
+  expect(stdout).toContain('zeroes every page that it allocates');
+  const [zero, hints] = readReport().runs;
+  expect(zero).toMatchObject({ reportMode: 'hold', initOnAlloc: true, pagePoison: null });
+  expect(zero!.ram.duplicate).toBeLessThan(200); // rehearsed reports have zeroed some 1800 pages
+  expect(hints!.hints.applied).toBeGreaterThan(1500);
+  expect(hints!.hints.reDirtied).toBe(hints!.hints.applied);
+});
+
+it('measures a guest that poisons what it frees', async () => {
+  const { code, stdout } = await lacuna([...SMALL, '--page-poison', '0xaa', '--baseline', 'zero,both']);
+  expect(code).toBe(0);
+  expect(stdout).toContain('0xaaaaaaaa');
+  const [zero, both] = readReport().runs;
+  expect(both).toMatchObject({ initOnAlloc: false, pagePoison: 0xaaaa_aaaa });
+  expect(zero!.ram.duplicate).toBeLessThan(200);
+  expect(both!.ram.filled).toBe(both!.hints.applied);
+  expect(both!.verified).toMatchObject({ pagesDifferent: 0, guestSelfCheck: 'passed' });
+});
+
 it.each([
+  [['bench', '--page-poison', '0xgg'], /A byte or 32 bits/],
   [['bench', '--guest', 'no-such-guest'], /no guest "no-such-guest".*build-2g/],
   [['bench', '--memory', '100'], /at least 8MiB/],
   [['bench', '--memory', '900GiB', '--runs', '1'], /MiB are available/],

@@ -428,4 +428,31 @@ export const MUTANTS: readonly Mutant[] = [
     },
     explorer('test/explorer/sleepers.test.ts', 'no frame .4'),
   ),
+  mutant(
+    'a poisoned page is filled with zeroes',
+    'the guest finds zeroes in a free page where it left its poison, and takes that for a stray write (P5)',
+    PRECOPY,
+    {
+      find: '    this.#emitFill(run.pfn, run.pageCount, this.accounts.poison, now);',
+      replace: '    this.#emitFill(run.pfn, run.pageCount, 0, now);',
+    },
+    world('poisoned, hold: a held page is taken back and written'),
+  ),
+  mutant(
+    'poison is written over older copies only',
+    'what the destination never got is zero there, and was poison (P5)',
+    'src/migration/page-accounts.ts',
+    { find: '      const due = this.#poison === 0 ? stale : hit;', replace: '      const due = stale;' },
+    world('poisoned, hold: a held page is taken back and written'),
+  ),
+  mutant(
+    'poison_val can be changed at any time',
+    'pages that were skipped read as one value, and the guest expects the other (P3)',
+    'src/balloon/registers.ts',
+    {
+      find: '      if ((words.load(DEVICE_STATUS) & VIRTIO_CONFIG_S_DRIVER_OK) === 0) {',
+      replace: '      if ((words.load(DEVICE_STATUS) & VIRTIO_CONFIG_S_DRIVER_OK) !== -1) {',
+    },
+    unit('test/conformance/page-poison.test.ts', 'P3'),
+  ),
 ];

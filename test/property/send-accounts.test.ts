@@ -70,9 +70,9 @@ class Play {
     this.beginRound();
   }
 
-  beginSession(): void {
-    this.accounts.beginSession();
-    this.twin.beginSession();
+  beginSession(poison: number): void {
+    this.accounts.beginSession(poison);
+    this.twin.beginSession(poison);
   }
 
   settle(): void {
@@ -169,6 +169,7 @@ class Play {
       copied: accounts.copied.count(),
       skipped: accounts.skipped.count(),
       fill: accounts.fill.count(),
+      fillsLeft: accounts.fillsLeft,
       dirtied: accounts.dirtied,
       frontier: accounts.frontier,
       roundSkipped: accounts.roundSkipped,
@@ -179,6 +180,7 @@ class Play {
       copied: twin.copied.size,
       skipped: twin.skipped.size,
       fill: twin.fill.size,
+      fillsLeft: twin.fill.size,
       dirtied: twin.dirtied,
       frontier: twin.frontier,
       roundSkipped: twin.roundSkipped,
@@ -336,7 +338,9 @@ function actions(layout: RamLayout): fc.Arbitrary<Action> {
         while (play.fill(0)) {}
       },
     ]),
-    fc.constant<Action>(['begin session', (play) => play.beginSession()]),
+    fc
+      .constantFrom(0, 0xaaaa_aaaa)
+      .map((poison): Action => [`begin session, poison ${poison}`, (play) => play.beginSession(poison)]),
     fc.constant<Action>(['settle', (play) => play.settle()]),
     fc.constant<Action>(['give back', (play) => play.giveBack()]),
     fc.constant<Action>(['end round', (play) => play.endRound()]),

@@ -23,6 +23,7 @@ export class NaiveAccounts {
   roundFillsDue = 0;
   readonly #vain = new Set<number>();
   readonly #pfnSpan: number;
+  #poison = 0;
   /** This session's hints. */
   #session: { readonly first: number; readonly end: number }[] = [];
 
@@ -37,8 +38,9 @@ export class NaiveAccounts {
     return this.send.size;
   }
 
-  beginSession(): void {
+  beginSession(poison: number): void {
     this.#session = [];
+    this.#poison = poison;
   }
 
   /** The end of the last hint, if none of the session's began before the end of the one before it. */
@@ -100,7 +102,11 @@ export class NaiveAccounts {
     const run = { pfn, pageCount: 0 };
     for (let page = pfn; this.fill.has(page) && segmentOf(page) === segmentOf(pfn); page += 1) {
       this.fill.delete(page);
-      this.copied.delete(page);
+      if (this.#poison === 0) {
+        this.copied.delete(page);
+      } else {
+        this.copied.add(page); // of poison
+      }
       run.pageCount += 1;
     }
     return run;
@@ -111,7 +117,7 @@ export class NaiveAccounts {
     if (this.send.delete(pfn)) {
       this.hints.applied += 1;
       this.skipped.add(pfn);
-      if (this.copied.has(pfn)) {
+      if (this.copied.has(pfn) || this.#poison !== 0) {
         this.fill.add(pfn);
         this.roundFillsDue += 1;
       } else {

@@ -18,6 +18,7 @@ import {
   parseMemory,
   parseMs,
   parsePercent,
+  parsePoison,
   parseRingSize,
   parseSeconds,
   parseShard,
@@ -42,6 +43,8 @@ interface BenchOptions {
   readonly minOrder: number;
   readonly reportMode: ReportMode;
   readonly ringSize: number;
+  readonly initOnAlloc: boolean;
+  readonly pagePoison: number | undefined;
   readonly link: { name: string; bytesPerSecond: number };
   readonly downtimeLimit: number;
   readonly destination: 'touched' | 'untouched';
@@ -171,6 +174,12 @@ export function addBenchCommand(
         .default('walk'),
     )
     .option('--ring-size <n>', 'size of the free page queue', parseRingSize, DEFAULT_RING_SIZE)
+    .option('--init-on-alloc', 'the guest zeroes every page that it allocates, as Linux may', false)
+    .option(
+      '--page-poison <value>',
+      'the guest fills every page that it frees, as Linux may: 0xaa, 0 (init_on_free), 0x12345678',
+      parsePoison,
+    )
     .addOption(
       new Option('--link <rate>', 'the modelled link: unlimited, 1gbit, 10gbit, 125MB/s …')
         .argParser(parseLink)
@@ -234,6 +243,8 @@ function planRequestOf(options: BenchOptions, given: (option: string) => boolean
       minOrder: options.minOrder,
       reportMode: options.reportMode,
       ringSize: options.ringSize,
+      initOnAlloc: options.initOnAlloc,
+      pagePoison: options.pagePoison ?? null,
       link: options.link,
       downtimeLimitMs: given('downtimeLimit')
         ? options.downtimeLimit

@@ -194,6 +194,10 @@ function settingsOf({ guests, baselines, runs, seed, spec, sweep }: PlanRequest)
     ...of('schedule', 'schedule', spec.schedule),
     ...of('min-order', 'minOrder', String(spec.minOrder)),
     'report-mode': spec.reportMode,
+    'init-on-alloc': String(spec.initOnAlloc),
+    ...(spec.pagePoison === null
+      ? {}
+      : { 'page-poison': `0x${spec.pagePoison.toString(16).padStart(8, '0')}` }),
     ...of('ring-size', 'ringSize', String(spec.ringSize)),
     ...of('link', 'link', spec.link.name),
     'downtime-limit': `${spec.downtimeLimitMs} ms`,

@@ -1,7 +1,15 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
 import { migrateObserved } from '../../diagnostics.js';
-import { type FreeMemoryMode, imageBitmaps, pagesHeld } from '../../guest/image.js';
+import { PageContent } from '../../guest/content.js';
+import {
+  type FreeMemoryMode,
+  findMetadataPlace,
+  imageBitmaps,
+  pagesHeld,
+  refillFreeMemory,
+} from '../../guest/image.js';
+import { layOutMetadata } from '../../guest/metadata.js';
 import type { ReportMode, SelfCheck } from '../../guest/runtime.js';
 import { traceImage, traceWrites } from '../../guest/trace-player.js';
 import { traceWorkload } from '../../guest/trace-replay.js';
@@ -10,7 +18,8 @@ import { pagesPerSecond, type WorkloadSpec } from '../../guest/workload.js';
 import { EventWord } from '../../memory/control-buffer.js';
 import type { SharedGuestMemory } from '../../memory/guest-memory.js';
 import { type MemoryPool, zeroMemory } from '../../memory/memory-pool.js';
-import { PAGE_SIZE } from '../../memory/page.js';
+import { PAGE_SIZE, pfnOf } from '../../memory/page.js';
+import { bitmapWords, PageBitmap } from '../../memory/page-bitmap.js';
 import { RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { type MigrationProgress, wakeOrTimeout } from '../../migration/migrate.js';
@@ -44,6 +53,9 @@ export interface RunSpec {
   readonly reportMode: ReportMode;
   /** Size of the free page queue. */
   readonly ringSize: number;
+  readonly initOnAlloc: boolean;
+  /** What the guest fills pages with that it frees; null: it leaves them as they are. */
+  readonly pagePoison: number | null;
   readonly link: { readonly name: string; readonly bytesPerSecond: number };
   readonly downtimeLimitMs: number;
   readonly destination: 'touched' | 'untouched';
@@ -93,6 +105,8 @@ export async function runOnce(asked: RunSpec, services: RunServices): Promise<Ru
       minOrder: spec.minOrder,
       reportMode: spec.reportMode,
       ringSize: spec.ringSize,
+      initOnAlloc: spec.initOnAlloc,
+      pagePoison: spec.pagePoison ?? undefined,
       seed: spec.seed,
       oracle: true,
       trace: spec.image.trace,
@@ -106,6 +120,9 @@ export async function runOnce(asked: RunSpec, services: RunServices): Promise<Ru
     guests.push(destination.guest);
     guest.run();
     await guest.rehearseReports(REHEARSALS);
+    if (spec.initOnAlloc && spec.pagePoison === null && spec.reportMode === 'hold') {
+      await refill(guest, spec);
+    }
     const measured = await timedMigration(spec, services, guest, destination);
     onPhase('verifying');
     const verified = await verify(measured.source, spec, services, guest, destination);
@@ -120,6 +137,20 @@ export async function runOnce(asked: RunSpec, services: RunServices): Promise<Ru
       pool.giveBack(destinationMemory);
     }
   }
+}
+
+/** The rehearsals have zeroed what was held in them: what is measured is the first report since the memory was filled. */
+async function refill(guest: WorkerGuest, { image, ringSize, freeMemory, seed }: RunSpec): Promise<void> {
+  await guest.pause();
+  const { memory } = guest;
+  const { pfnSpan } = memory.layout;
+  const gpa = findMetadataPlace(atomicMapper, image, ringSize);
+  const { freeGpa } = layOutMetadata(gpa, { pfnSpan, ringSize }).allocator;
+  const bytes = bitmapWords(pfnSpan) * 4;
+  const { buffer, byteOffset } = memory.pages(pfnOf(freeGpa), Math.ceil(bytes / PAGE_SIZE));
+  const stillFree = new PageBitmap(atomicMapper.words(buffer, byteOffset, bytes / 4), pfnSpan);
+  refillFreeMemory(atomicMapper, memory, image, stillFree, new PageContent(seed), freeMemory);
+  guest.resume();
 }
 
 /** Whether the destination's memory is touched beforehand. A sparse guest's can't be: there may not be that much. */
@@ -163,6 +194,8 @@ function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' 
     minOrder: spec.minOrder,
     reportMode: spec.reportMode,
     ringSize: spec.ringSize,
+    initOnAlloc: spec.initOnAlloc,
+    pagePoison: spec.pagePoison,
     dialect: 'command-register',
     link: spec.link.name,
     linkBytesPerSecond: Number.isFinite(spec.link.bytesPerSecond) ? spec.link.bytesPerSecond : null,

@@ -86,6 +86,8 @@ function specOf(
     minOrder: minOrder ?? 0,
     reportMode: 'walk',
     ringSize: DEFAULT_RING_SIZE,
+    initOnAlloc: false,
+    pagePoison: null,
     downtimeLimitMs: DEFAULT_OPTIONS.downtimeLimitMs,
     destination: 'touched',
     seed: 1,

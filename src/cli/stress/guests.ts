@@ -112,6 +112,8 @@ export async function bootGuest(
       eventIdx,
       ringDeadlineMs,
       seed,
+      initOnAlloc: plan.initOnAlloc,
+      pagePoison: plan.pagePoison ?? undefined,
       oracle: true,
       faults: board.buffer,
       threads,

@@ -214,9 +214,11 @@ async function settle(
 /** The runs of pages that differ and may not, with what either side has of them. */
 function describeDifferences(source: WorkerGuest, destination: WorkerGuest): string {
   const runs: { pfn: number; pages: number; what: string }[] = [];
+  const poison = source.device?.poison ?? 0;
   for (const { firstPfn, pageCount } of source.memory.layout.segments) {
     for (let pfn = firstPfn; pfn < firstPfn + pageCount; pfn += 1) {
-      if (comparePages(source.memory, destination.memory, source.oracle, pfn, 1).different === 0) {
+      const { different } = comparePages(source.memory, destination.memory, source.oracle, pfn, 1, poison);
+      if (different === 0) {
         continue;
       }
       const contents = (guest: WorkerGuest): string =>

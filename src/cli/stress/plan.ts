@@ -59,6 +59,9 @@ export interface GuestPlan {
   readonly eventIdx: boolean;
   readonly ringDeadlineMs: number;
   readonly seed: number;
+  readonly initOnAlloc: boolean;
+  /** null: the guest leaves pages that it frees as they are. */
+  readonly pagePoison: number | null;
 }
 
 /** What goes wrong in a migration. */
@@ -109,7 +112,7 @@ function planGuest(random: Random): GuestPlan {
   const image = planImage(random);
   const memoryBytes =
     image.from === 'whole-capture' ? 2048 * MIB : random.pick([16, 16, 16, 24, 32, 32, 48, 64]) * MIB;
-  return {
+  const guest = {
     image,
     memoryBytes,
     freeMemory: random.pick(FREE_MEMORY_MODES),
@@ -121,6 +124,13 @@ function planGuest(random: Random): GuestPlan {
     eventIdx: random.chance(0.5),
     ringDeadlineMs: random.wholeByScale(5, 100),
     seed: random.seed(),
+  };
+  // Of a source of its own, so that all else of a case is what it was before guests did this.
+  const own = new Random(guest.seed);
+  return {
+    ...guest,
+    initOnAlloc: own.chance(0.2),
+    pagePoison: own.chance(0.25) ? own.pick([0xaaaa_aaaa, 0, 0x1234_5678]) : null,
   };
 }
 

@@ -54,6 +54,7 @@ export function configFor(image: GuestImage, changes: Partial<GuestConfig> = {})
     ringDeadlineMs: 500,
     workload: { kind: 'halt' },
     seed: 1,
+    initOnAlloc: false,
     ...changes,
   };
 }

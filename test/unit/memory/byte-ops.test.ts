@@ -60,6 +60,30 @@ describe.each(SETTINGS)('byte operations (%s)', (_, withBuffer, shared) => {
     ]);
   });
 
+  it.each([0, 1, 0xaaaa_aaaa, 0x1234_5678, 0xffff_ffff])(
+    'fills pages with %i as le32, no byte besides, and finds them filled with that alone',
+    async (word) => {
+      const { fillWords, isFilledPage } = await load(withBuffer);
+      const bytes = fourPages(shared);
+      bytes.fill(0x77);
+      fillWords(bytes, PAGE_SIZE, 2 * PAGE_SIZE, word);
+      const le = [0, 8, 16, 24].map((shift) => (word >>> shift) & 0xff);
+      const filled = bytes.subarray(PAGE_SIZE, 3 * PAGE_SIZE);
+      expect(filled.every((byte, i) => byte === le[i & 3])).toBe(true);
+      expect([bytes[PAGE_SIZE - 1], bytes[3 * PAGE_SIZE]]).toEqual([0x77, 0x77]);
+      const found = (other: number) =>
+        [0, 1, 2, 3].map((page) => isFilledPage(bytes, page * PAGE_SIZE, other));
+      expect(found(word)).toEqual([false, true, true, false]);
+      expect(found((word ^ 0x0100) >>> 0)).toEqual([false, false, false, false]);
+      expect(found(0x7777_7777)).toEqual([true, false, false, true]); // the page that is kept is of the right word
+      for (const place of [0, 5, 2048, 4095]) {
+        bytes[PAGE_SIZE + place]! ^= 1;
+        expect(found(word), `a difference at ${place}`).toEqual([false, false, true, false]);
+        bytes[PAGE_SIZE + place]! ^= 1;
+      }
+    },
+  );
+
   it('compares ranges byte by byte', async () => {
     const { equalBytes } = await load(withBuffer);
     const a = fourPages(shared).subarray(5, 5 + 1000);

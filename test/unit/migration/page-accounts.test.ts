@@ -142,6 +142,56 @@ describe('a hinted page of which the destination has a copy', () => {
   });
 });
 
+describe('P5 hinted pages of a guest that poisons what it frees', () => {
+  const taken = (): PageRun[] => {
+    const run: PageRun = { pfn: 0, pageCount: 0 };
+    const runs: PageRun[] = [];
+    for (let from = 0; accounts.takeFillInto(run, from); from = run.pfn + run.pageCount) {
+      runs.push({ ...run });
+    }
+    return runs;
+  };
+
+  it('are all due for a fill, copied or not, and the destination holds something of them afterwards', () => {
+    accounts.sendAll();
+    accounts.beginRound();
+    accounts.beginSession(0xaaaa_aaaa);
+    sendPage(55);
+    hint(50, 10);
+    hint(52, 2); // twice: once is enough
+    expect(accounts.hints).toMatchObject({ applied: 9, alreadySent: 1, notPending: 2 });
+    expect({ due: accounts.roundFillsDue, skipped: accounts.roundSkipped, left: accounts.fillsLeft }).toEqual(
+      {
+        due: 9,
+        skipped: 0,
+        left: 9,
+      },
+    );
+    expect(taken()).toEqual([
+      { pfn: 50, pageCount: 5 },
+      { pfn: 56, pageCount: 4 },
+    ]);
+    expect(accounts.fillsLeft).toBe(0);
+    expect(pagesOf(accounts.copied)).toEqual(range(50, 10));
+    // Without poison in the next session, what was filled must not stay so.
+    accounts.beginSession();
+    log.markRange(50, 2);
+    log.drainSlice(accounts);
+    hint(50, 2);
+    expect(taken()).toEqual([{ pfn: 50, pageCount: 2 }]);
+    expect(accounts.copied.test(50)).toBe(false);
+  });
+
+  it('are filled 4 MiB at a time', () => {
+    accounts = new PageAccounts(new RamLayout([{ startGpa: 0, endGpa: gpaOf(5000) }]));
+    accounts.sendAll();
+    accounts.beginRound();
+    accounts.beginSession(1);
+    hint(100, 2500);
+    expect(taken().map(({ pageCount }) => pageCount)).toEqual([1024, 1024, 452]);
+  });
+});
+
 describe('what was sent in vain', () => {
   beforeEach(() => {
     accounts.sendAll();

@@ -83,7 +83,7 @@ describe('what it applies', () => {
     receiver.pageRun(2, 3, pages(3));
     receiver.zeroRun(3, 1);
     receiver.fillRun(4, 1, 0);
-    receiver.fillRun(33, 2, 0xaa);
+    receiver.fillRun(33, 2, 0xaaaa_aaaa);
     receiver.roundEnd(1);
     expect(memory.pages(2, 1).every((byte) => byte === 7)).toBe(true);
     expect(memory.pages(3, 2).every((byte) => byte === 0)).toBe(true);

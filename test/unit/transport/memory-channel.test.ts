@@ -1,4 +1,5 @@
 import { expect, it } from 'vitest';
+import { EventWord } from '../../../src/memory/control-buffer.js';
 import { SharedGuestMemory } from '../../../src/memory/guest-memory.js';
 import { MIB, PAGE_SIZE } from '../../../src/memory/page.js';
 import { RamLayout } from '../../../src/memory/ram-layout.js';
@@ -6,7 +7,8 @@ import { atomicMapper } from '../../../src/memory/shared-words.js';
 import { DEFAULT_OPTIONS } from '../../../src/migration/options.js';
 import { PrecopySource } from '../../../src/migration/precopy.js';
 import type { SourceVm } from '../../../src/migration/vm.js';
-import { MemoryChannel } from '../../../src/transport/memory.js';
+import { MemoryChannel, MemoryChannelEnd } from '../../../src/transport/memory.js';
+import type { FrameSink } from '../../../src/wire/channel.js';
 
 /** A machine that stands still and has no balloon. Every second page of it is zero. */
 function stripedVm(): SourceVm {
@@ -43,4 +45,35 @@ it('a source never writes more frames than the ring has room for, however many a
   }
   expect(words[0]! - words[1]!).toBeGreaterThan(900);
   expect(words[0]! - words[1]!).toBeLessThanOrEqual(1024);
+});
+
+it('pages that the destination has to write are on their way until it has: with contents, or filled with poison', () => {
+  const channel = new MemoryChannel(atomicMapper);
+  const { memory } = stripedVm();
+  channel.pageRun(0, 3, memory.pages(0, 3));
+  channel.fillRun(8, 5, 0xaaaa_aaaa);
+  channel.fillRun(16, 7, 0);
+  channel.zeroRun(32, 9);
+  expect(channel.unflushedBytes).toBe(8 * PAGE_SIZE);
+  const fills: number[][] = [];
+  const nothing = (): void => {};
+  const sink: FrameSink = {
+    discarded: false,
+    pageRun: nothing,
+    zeroRun: nothing,
+    fillRun: (...fill) => fills.push([...fill]),
+    roundEnd: nothing,
+    deviceState: nothing,
+    finish: nothing,
+    commit: nothing,
+    cancel: nothing,
+    fail: nothing,
+  };
+  const end = new MemoryChannelEnd(atomicMapper, channel.buffer, new EventWord(atomicMapper));
+  end.step(sink, memory);
+  expect(channel.unflushedBytes).toBe(0);
+  expect(fills.map(([pfn, pages, value]) => [pfn, pages, value! >>> 0])).toEqual([
+    [8, 5, 0xaaaa_aaaa],
+    [16, 7, 0],
+  ]);
 });
