@@ -43,8 +43,13 @@ export default defineConfig({
       },
       {
         extends: true,
-        // The HTML report, in Chromium where there is one.
-        test: { name: 'browser', include: ['test/browser/**/*.test.ts'], sequence: { groupOrder: 3 } },
+        // The command in processes of its own, on small guests, and its HTML report in Chromium where there is one.
+        test: {
+          name: 'commands',
+          include: ['test/commands/**/*.test.ts', 'test/browser/**/*.test.ts'],
+          maxWorkers: 2,
+          sequence: { groupOrder: 3 },
+        },
       },
     ],
   },

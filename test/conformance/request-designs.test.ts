@@ -33,7 +33,7 @@ import {
 
 /*
  * The mail's command register and the designs that it is measured against, on the built-in guest. The guest here runs in
- * this thread; `test/integration/exits.test.ts` has it on its own.
+ * this thread; `test/commands/exits.test.ts` has it on its own.
  */
 
 const FREE_PAGES = pagesIn(DEFAULT_FREE);

@@ -42,6 +42,7 @@ export const WORLDS: readonly NamedWorld[] = [
     'walk, overlap: a used page is written',
     { schedule: 'overlap', rounds: 1, ...WRITE },
     [77_582, 146_500, 42],
+    true,
   ),
   world(
     'walk, overlap: a free page is taken back and written',
@@ -63,6 +64,7 @@ export const WORLDS: readonly NamedWorld[] = [
     'hold, adaptive: a held page is taken back and written',
     { reportMode: 'hold', schedule: 'adaptive', ...TAKE_BACK },
     [60_884, 106_451, 62],
+    true,
   ),
   world(
     'hold, overlap: a used page is written',
@@ -73,6 +75,7 @@ export const WORLDS: readonly NamedWorld[] = [
     'hold, overlap: a held page is taken back and written',
     { reportMode: 'hold', schedule: 'overlap', rounds: 1, ...TAKE_BACK },
     [124_760, 224_663, 46],
+    true,
   ),
   world(
     'walk, overlap, two rounds: the guest only reports',
@@ -133,6 +136,7 @@ export const WORLDS: readonly NamedWorld[] = [
     'adaptive: time passes at any moment',
     { rounds: 1, schedule: 'adaptive', ticks: 2, timeouts: 1, ...QUIET },
     [105_238, 176_244, 42],
+    true,
   ),
   world('it is cancelled at any moment', { rounds: 1, cancels: 1, ...TAKE_BACK }, [15_930, 30_094, 43]),
   world(

@@ -16,7 +16,7 @@ import {
   type WorkerGuest,
 } from '../../dist/src/index.js';
 import { ThreadPool } from '../../dist/src/vmm/threads.js';
-import { type CliResult, runCli } from '../support/cli.js';
+import { type CliOptions, type CliResult, runCli } from '../support/cli.js';
 import { Bench } from '../support/guests.js';
 
 /** Generous: a slow machine fails nothing here. */
@@ -31,8 +31,8 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-function lacuna(args: string[], onStderr?: Parameters<typeof runCli>[2]): Promise<CliResult> {
-  return runCli(folder, args, onStderr);
+function lacuna(args: string[], onStderr?: CliOptions['onStderr']): Promise<CliResult> {
+  return runCli(folder, args, { onStderr });
 }
 
 function readReport(name = 'stress.json'): StressReport {

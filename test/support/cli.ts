@@ -4,29 +4,37 @@ import { resolve } from 'node:path';
 /** The built command. */
 export const CLI: string = resolve('dist/src/cli/main.js');
 
-/** How the command ended, and what it said. */
+/** How a command ended, and what it said. */
 export interface CliResult {
   readonly code: number | null;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-/** Runs lacuna in `folder`. `onStderr` sees each line as it comes, and can send the process a signal. */
+/** How a command is run; nothing of it has to be said. */
+export interface CliOptions {
+  /** Beside this process's own. */
+  readonly env?: Readonly<Record<string, string>>;
+  readonly input?: Uint8Array | undefined;
+  /** Sees each line of standard error as it comes, and can send the process a signal. */
+  readonly onStderr?: ((line: string, kill: (signal: NodeJS.Signals) => void) => void) | undefined;
+}
+
+/** Runs lacuna in `folder`. */
 export function runCli(
   folder: string,
   args: readonly string[],
-  onStderr: (line: string, kill: (signal: NodeJS.Signals) => void) => void = () => {},
+  options: CliOptions = {},
 ): Promise<CliResult> {
-  return runProcess(process.execPath, [CLI, ...args], folder, {}, onStderr);
+  return runProcess(process.execPath, [CLI, ...args], folder, options);
 }
 
-/** Runs any command in `folder`, with `env` beside this process's own. */
+/** Runs any command in `folder`. */
 export function runProcess(
   command: string,
   args: readonly string[],
   folder: string,
-  env: Readonly<Record<string, string>> = {},
-  onStderr: (line: string, kill: (signal: NodeJS.Signals) => void) => void = () => {},
+  { env, input, onStderr }: CliOptions = {},
 ): Promise<CliResult> {
   const child = spawn(command, args, { cwd: folder, env: { ...process.env, NO_COLOR: '1', ...env } });
   let stdout = '';
@@ -37,9 +45,10 @@ export function runProcess(
   child.stderr.on('data', (chunk: Buffer) => {
     stderr += chunk.toString();
     for (const line of chunk.toString().split('\n')) {
-      onStderr(line, (signal) => child.kill(signal));
+      onStderr?.(line, (signal) => child.kill(signal));
     }
   });
+  child.stdin.end(input);
   return new Promise((done, failed) => {
     child.on('error', failed);
     child.on('close', (code) => done({ code, stdout, stderr }));

@@ -6,7 +6,7 @@ import { thisMachine } from '../../report/machine.js';
 import { isVerified } from '../../report/summary.js';
 import { ExitCode } from '../bench/bench.js';
 import { makeProgress } from '../progress.js';
-import { writeReport } from '../report-file.js';
+import { checkWritable, writeReport } from '../report-file.js';
 import { check } from './check.js';
 import { readMemory } from './memory.js';
 import { IDLE_DIRTY, orderReports, predict } from './predict.js';
@@ -35,6 +35,7 @@ export interface EstimateRequest {
 
 /** Reads a memory map, predicts, and prints. Returns the exit code. */
 export async function estimate(request: EstimateRequest, signal: AbortSignal): Promise<number> {
+  checkWritable(request.json);
   const { link, minOrder } = request;
   const progress = makeProgress(request.quiet);
   progress.update(pc.dim('reading'));

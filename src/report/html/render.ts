@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type { BenchReport } from '../schema.js';
+import { sweepCharts } from '../sweep.js';
 
 /** A file that `npm run build` made of `client/` and of `style.css`. */
 function built(name: string): string {
@@ -9,6 +10,12 @@ function built(name: string): string {
 /** JSON that can stand in a script element: no "</script>" and no "<!--" in it. */
 function inScript(report: BenchReport): string {
   return JSON.stringify(report).replaceAll('<', '\\u003c');
+}
+
+/** The curves of a sweep, as a picture that is part of the page; empty for another report. */
+function curves(report: BenchReport): string {
+  const svg = report.sweep === null ? undefined : sweepCharts(report, report.sweep);
+  return svg === undefined ? '' : `data:image/svg+xml;base64,${Buffer.from(svg).toString('base64')}`;
 }
 
 /**
@@ -28,6 +35,7 @@ export function htmlReport(report: BenchReport): string {
 </head>
 <body>
 <noscript>This report draws its charts with a script of its own. Its numbers stand in this file as JSON, in the element "report".</noscript>
+<template id="curves" data-source="${curves(report)}"></template>
 <script type="application/json" id="report">${inScript(report)}</script>
 <script>${built('client/main.js')}</script>
 </body>

@@ -1,7 +1,7 @@
 import { formatShare } from '../../format.js';
 import type { BenchReport, RunReport, SummaryRow } from '../../schema.js';
 import { element } from './dom.js';
-import { baselineSection, detailSection, numbersSection } from './sections.js';
+import { baselineSection, curvesSection, detailSection, numbersSection } from './sections.js';
 
 /** The page of one benchmark: everything comes from the JSON that stands in it. */
 function show(report: BenchReport): void {
@@ -28,14 +28,16 @@ function show(report: BenchReport): void {
           ? 'Every page of every migration was compared, and none was lost.'
           : `${lost.length} of ${report.runs.length} migrations did not complete, or lost something.`,
       ),
-      element('div', { class: 'cards' }, ...cards(report.summary)),
+      element('div', { class: 'cards' }, ...(report.sweep === null ? cards(report.summary) : [])),
     ),
     element(
       'main',
       {},
       ...(report.runs.length === 0
         ? [element('p', {}, 'No migration was made.')]
-        : [baselineSection(report), detailSection(report.runs), numbersSection(report)]),
+        : report.sweep === null
+          ? [baselineSection(report), detailSection(report.runs), numbersSection(report)]
+          : [curvesSection(report.sweep, curves), numbersSection(report)]),
     ),
     element(
       'footer',
@@ -77,6 +79,7 @@ function downloadLink(report: BenchReport): HTMLElement {
   return element('a', { href: url, download: 'report.json' }, 'All of it as JSON');
 }
 
+const curves = document.getElementById('curves')?.dataset.source ?? '';
 const text = document.getElementById('report')?.textContent ?? 'null';
 show(JSON.parse(text) as BenchReport & { runs: RunReport[] });
 document.documentElement.dataset.ready = 'true';

@@ -1,5 +1,12 @@
 import { formatMib, formatMs, formatShare } from '../../format.js';
-import { BASELINES, type Baseline, type BenchReport, type RunReport, type SummaryRow } from '../../schema.js';
+import {
+  BASELINES,
+  type Baseline,
+  type BenchReport,
+  type RunReport,
+  type SummaryRow,
+  type SweepReport,
+} from '../../schema.js';
 import { chartBox, type Moment, moments, whiskers } from './charts.js';
 import { chooser, element, figures, numbersTable } from './dom.js';
 import { decodeMap, PageMap } from './page-map.js';
@@ -102,6 +109,19 @@ export function baselineSection({ summary }: BenchReport): HTMLElement {
         ]),
       ),
     ),
+  );
+}
+
+/** What a sweep has varied, and what came of it: the picture that `--svg` writes. */
+export function curvesSection({ axis, values, measures }: SweepReport, source: string): HTMLElement {
+  return section(
+    `Against ${axis.label}`,
+    `The same migrations at ${values.map(({ label }) => label).join(', ')}: medians, and bands from the least to the most.`,
+    element('img', {
+      class: 'curves',
+      src: source,
+      alt: `Charts of ${measures.join(', ')} against ${axis.label}. Their numbers are in the table below.`,
+    }),
   );
 }
 

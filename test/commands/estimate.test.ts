@@ -1,25 +1,11 @@
-import { spawn } from 'node:child_process';
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { loadCapture } from '../../dist/src/cli/captures.js';
 import type { EstimateReport } from '../../dist/src/cli/estimate/report.js';
-import { reportedPages, zeroPages } from '../../dist/src/guest/booted-memory.js';
-import {
-  atomicMapper,
-  EventWord,
-  MemoryPool,
-  migrate,
-  RamLayout,
-  WorkerDestination,
-  WorkerGuest,
-} from '../../dist/src/index.js';
-import { zeroMemory } from '../../dist/src/memory/memory-pool.js';
-import { estimateMigration } from '../../dist/src/migration/estimate.js';
-import { DEFAULT_RING_SIZE } from '../../dist/src/vmm/worker-guest.js';
+import { type CliResult, runCli } from '../support/cli.js';
 
-const CLI = resolve('dist/src/cli/main.js');
 let folder: string;
 
 beforeEach(() => {
@@ -29,30 +15,8 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-interface Result {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-/** Runs the command in a folder of its own. */
-function lacuna(args: string[], input?: Uint8Array): Promise<Result> {
-  const child = spawn(process.execPath, [CLI, ...args], {
-    cwd: folder,
-    env: { ...process.env, NO_COLOR: '1' },
-  });
-  let stdout = '';
-  let stderr = '';
-  child.stdout.on('data', (chunk: Buffer) => {
-    stdout += chunk.toString();
-  });
-  child.stderr.on('data', (chunk: Buffer) => {
-    stderr += chunk.toString();
-  });
-  child.stdin.end(input);
-  return new Promise((done) => {
-    child.on('close', (code) => done({ code, stdout, stderr }));
-  });
+function lacuna(args: string[], input?: Uint8Array): Promise<CliResult> {
+  return runCli(folder, args, { input });
 }
 
 function readReport(name: string): EstimateReport {
@@ -159,7 +123,7 @@ it.each([
   [['estimate', 'build-2g', '--min-order', '11'], /from 0 to 10/],
   [['estimate', 'build-2g', '--zero-scan', 'quick'], /A rate is/],
   [['estimate', 'build-2g', '--check', '0'], /whole number from 1/],
-  [['estimate', 'build-2g', '--json', 'no/such/folder.json'], /choose another --json FILE/],
+  [['estimate', 'build-2g', '--json', 'no/such/folder.json'], /choose another file/],
   [['estimate', '--proc', 'nowhere'], /nowhere\/kpageflags is not there.*CONFIG_PROC_PAGE_MONITOR/],
   [['capture'], /missing required argument/],
   [['capture', 'mine', '--proc', 'nowhere'], /is not there/],
@@ -187,71 +151,3 @@ it('--check migrates what it predicted, and sets the two side by side', async ()
     expect(timeError).toBeCloseTo(predicted['total-time']! / measured['total-time'] - 1, 12);
   }
 });
-
-const BYTES_TOLERANCE = 0.002;
-/** Longer than any report takes, so that nothing in it depends on how busy the machine is. */
-const PATIENCE_MS = 120_000;
-
-describe.each(['build-2g', 'fragmented-2g'])(
-  'the bytes that %s takes',
-  (name) => {
-    const image = loadCapture(name);
-    const layout = new RamLayout(image.blocks);
-    const pool = new MemoryPool();
-
-    it.each([
-      ['zero', { hints: false, zeroDetection: true, minOrder: 0 }],
-      ['both', { hints: true, zeroDetection: true, minOrder: 0 }],
-      ['hints from order 4', { hints: true, zeroDetection: false, minOrder: 4 }],
-    ])('are those predicted: %s', async (_, { hints, zeroDetection, minOrder }) => {
-      const predicted = estimateMigration(atomicMapper, {
-        layout,
-        reported: hints ? reportedPages(atomicMapper, image, minOrder).pages : undefined,
-        zero: zeroDetection ? zeroPages(atomicMapper, image, 'captured', DEFAULT_RING_SIZE) : undefined,
-        bytesPerSecond: Number.POSITIVE_INFINITY,
-        zeroScanBytesPerSecond: 8e9,
-        dirty: { pagesPerSecond: 0, setPages: 0 },
-      });
-      const memories = [pool.take(layout), pool.take(layout)] as const;
-      zeroMemory(memories[1]);
-      const guest = await WorkerGuest.boot({
-        image,
-        memory: memories[0],
-        event: new EventWord(atomicMapper),
-        freeMemory: 'captured',
-        workload: { kind: 'halt' },
-        minOrder,
-        ringDeadlineMs: PATIENCE_MS,
-      });
-      const destination = await WorkerDestination.prepare(guest, memories[1], { holdAtStart: true });
-      guest.run();
-      const source = await migrate({
-        vm: guest,
-        channel: destination.channel,
-        event: guest.event,
-        options: {
-          hints,
-          zeroDetection,
-          schedule: 'wait',
-          hintTimeoutMs: PATIENCE_MS,
-          hintDeadlineMs: PATIENCE_MS,
-        },
-      });
-      await Promise.all([guest.stop(), destination.guest.stop()]);
-      await destination.close();
-      for (const memory of memories) {
-        pool.giveBack(memory);
-      }
-      expect(source.error).toBeUndefined();
-      expect(source.phase).toBe('completed');
-      expect(source.accounts.hints.applied).toBe(predicted.skippedPages);
-      const { pages, zeroPages: zero } = source.sent;
-      expect(predicted.pages / pages).toBeGreaterThan(1 - BYTES_TOLERANCE);
-      expect(predicted.pages / pages).toBeLessThan(1 + BYTES_TOLERANCE);
-      expect(predicted.transferredBytes / source.transferredBytes).toBeGreaterThan(1 - BYTES_TOLERANCE);
-      expect(predicted.transferredBytes / source.transferredBytes).toBeLessThan(1 + BYTES_TOLERANCE);
-      expect(Math.abs(predicted.zeroPages - zero)).toBeLessThan(100); // the queues' pages, and a few more
-    });
-  },
-  300_000,
-);

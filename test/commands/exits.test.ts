@@ -1,11 +1,10 @@
-import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { ExitsReport, ExitsRun } from '../../dist/src/cli/exits/report.js';
+import { type CliOptions, type CliResult, runCli } from '../support/cli.js';
 
-const CLI = resolve('dist/src/cli/main.js');
 let folder: string;
 
 beforeEach(() => {
@@ -15,30 +14,8 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-interface Result {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-/** Runs `lacuna exits` in a folder of its own. `onStderr` sees what comes, and may interrupt it. */
-function exits(args: string[], onStderr?: (text: string, interrupt: () => void) => void): Promise<Result> {
-  const child = spawn(process.execPath, [CLI, 'exits', ...args], {
-    cwd: folder,
-    env: { ...process.env, NO_COLOR: '1' },
-  });
-  let stdout = '';
-  let stderr = '';
-  child.stdout.on('data', (chunk: Buffer) => {
-    stdout += chunk.toString();
-  });
-  child.stderr.on('data', (chunk: Buffer) => {
-    stderr += chunk.toString();
-    onStderr?.(chunk.toString(), () => child.kill('SIGINT'));
-  });
-  return new Promise((done) => {
-    child.on('close', (code) => done({ code, stdout, stderr }));
-  });
+function exits(args: string[], onStderr?: CliOptions['onStderr']): Promise<CliResult> {
+  return runCli(folder, ['exits', ...args], { onStderr });
 }
 
 function readReport(): ExitsReport {
@@ -146,9 +123,9 @@ it('a report that can’t be written is said to be so, with exit code 2', async 
 
 it('SIGINT ends it: exit code 130, and what was measured until then', async () => {
   const args = ['--mix', 'balloon,reports', '--features', '1', '--requests', '4000', '--json', 'exits.json'];
-  const { code, stderr } = await exits(args, (text, interrupt) => {
+  const { code, stderr } = await exits(args, (text, kill) => {
     if (text.includes('balloon: 4 runs')) {
-      interrupt();
+      kill('SIGINT');
     }
   });
   expect(stderr).toContain('interrupted');

@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { BenchReport } from '../../dist/src/index.js';
-import { CLI, type CliResult, runCli, runProcess } from '../support/cli.js';
+import { CLI, type CliOptions, type CliResult, runCli, runProcess } from '../support/cli.js';
 import { planRequest, reportFor } from '../support/reports.js';
 
 /** Generous: a slow machine fails nothing here. */
@@ -26,8 +26,8 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-function lacuna(args: readonly string[], onStderr?: Parameters<typeof runCli>[2]): Promise<CliResult> {
-  return runCli(folder, args, onStderr);
+function lacuna(args: readonly string[], onStderr?: CliOptions['onStderr']): Promise<CliResult> {
+  return runCli(folder, args, { onStderr });
 }
 
 function readReport(name: string): BenchReport {
@@ -266,8 +266,7 @@ describe('the examples', () => {
   function inShell(command: string, env: Record<string, string>): Promise<CliResult> {
     const shim = join(folder, 'bin', 'lacuna');
     return runProcess('bash', ['-c', command], folder, {
-      PATH: `${join(shim, '..')}:${process.env['PATH'] ?? ''}`,
-      ...env,
+      env: { PATH: `${join(shim, '..')}:${process.env['PATH'] ?? ''}`, ...env },
     });
   }
 

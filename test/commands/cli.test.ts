@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { BenchReport } from '../../dist/src/index.js';
-import { type CliResult, runCli } from '../support/cli.js';
+import { type CliOptions, type CliResult, runCli } from '../support/cli.js';
 import { busyTrace } from '../support/made-up-trace.js';
 
 const BUILD_2G = resolve('bench/guests/build-2g');
@@ -17,8 +17,8 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-function lacuna(args: string[], onStderr?: Parameters<typeof runCli>[2]): Promise<CliResult> {
-  return runCli(folder, args, onStderr);
+function lacuna(args: string[], onStderr?: CliOptions['onStderr']): Promise<CliResult> {
+  return runCli(folder, args, { onStderr });
 }
 
 function readReport(name = 'report.json'): BenchReport {
