@@ -225,7 +225,9 @@ export function planLine(plan: Plan): string {
     ...(report.shard === null
       ? []
       : [`shard ${report.shard.index}/${report.shard.count} of ${counted(report.runs, 'run')}`]),
-    `${((2 * bytes) / GIB).toFixed(1)} GiB of memory for the largest guest and its destination`,
+    bytes === 0
+      ? 'memory for what its sparse guests hold'
+      : `${((2 * bytes) / GIB).toFixed(1)} GiB of memory for the largest guest and its destination`,
   ].join('; ');
 }
 

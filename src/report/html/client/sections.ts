@@ -413,7 +413,7 @@ function timelinePart(run: RunReport): HTMLElement {
 }
 
 /** What each run was and came to. */
-export function numbersSection({ runs }: BenchReport): HTMLElement {
+export function numbersSection({ runs, sweep }: BenchReport): HTMLElement {
   return section(
     'Every migration',
     'Options and results of each; all fields are in the JSON below, whose names follow QEMU’s query-migrate where they mean the same.',
@@ -422,6 +422,7 @@ export function numbersSection({ runs }: BenchReport): HTMLElement {
         'Migrations',
         [
           'guest',
+          ...(sweep === null ? [] : [sweep.axis.label]),
           'baseline',
           'status',
           'schedule',
@@ -443,6 +444,7 @@ export function numbersSection({ runs }: BenchReport): HTMLElement {
         ],
         runs.map((run) => [
           guestOf(run),
+          ...(sweep === null ? [] : [run.point.value ?? 'any']),
           run.baseline,
           run.status,
           run.schedule,
