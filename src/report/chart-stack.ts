@@ -30,6 +30,7 @@ export function chartStack(charts: readonly LineChartOptions[], caption: readonl
   return [
     // The class gives it the charts' colours and font.
     `<svg xmlns="http://www.w3.org/2000/svg" class="lacuna-chart" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}">`,
+    `<title>${escapeXml(charts.map(({ title }) => title).join('; '))}</title>`,
     `<rect class="ground" width="${width}" height="${height}"/>`,
     ...placed.map((chart) => chart.trimEnd()),
     ...lines.map(
