@@ -11,6 +11,8 @@ export default defineConfig({
   test: {
     // Mutants need none of the built files.
     globalSetup: mistake.length > 0 ? [] : ['test/support/build.ts'],
+    // Both of two cores: left to itself vitest keeps one free.
+    maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     projects: [
@@ -47,7 +49,6 @@ export default defineConfig({
         test: {
           name: 'commands',
           include: ['test/commands/**/*.test.ts', 'test/browser/**/*.test.ts'],
-          maxWorkers: 2,
           sequence: { groupOrder: 3 },
         },
       },

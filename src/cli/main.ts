@@ -8,6 +8,7 @@ import { ExitCode } from './bench/bench.js';
 import { addBenchCommand } from './bench/command.js';
 import { addCaptureCommand } from './capture/command.js';
 import { packageRoot } from './captures.js';
+import type { CliContext } from './context.js';
 import { addEstimateCommand } from './estimate/command.js';
 import { addExitsCommand } from './exits/command.js';
 import { addReportCommand } from './report/command.js';
@@ -36,24 +37,20 @@ async function main(): Promise<number> {
     .version(version)
     .showHelpAfterError('(lacuna --help tells more)')
     .exitOverride();
-  addBenchCommand(program, version, interrupt.signal, (result) => {
-    code = result;
-  });
-  addCaptureCommand(program, version, (result) => {
-    code = result;
-  });
-  addEstimateCommand(program, version, interrupt.signal, (result) => {
-    code = result;
-  });
-  addStressCommand(program, version, interrupt.signal, (result) => {
-    code = result;
-  });
-  addExitsCommand(program, version, interrupt.signal, (result) => {
-    code = result;
-  });
-  addReportCommand(program, (result) => {
-    code = result;
-  });
+  const context: CliContext = {
+    program,
+    version,
+    signal: interrupt.signal,
+    done: (result) => {
+      code = result;
+    },
+  };
+  addBenchCommand(context);
+  addCaptureCommand(context);
+  addEstimateCommand(context);
+  addStressCommand(context);
+  addExitsCommand(context);
+  addReportCommand(context);
   for (const command of program.commands) {
     command.exitOverride().showHelpAfterError(`(lacuna ${command.name()} --help tells more)`);
   }

@@ -11,6 +11,7 @@ import { SCHEDULES, type Schedule } from '../../migration/options.js';
 import { BASELINES, type Baseline, type Shard } from '../../report/schema.js';
 import { DEFAULT_RING_SIZE } from '../../vmm/worker-guest.js';
 import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
+import type { CliContext } from '../context.js';
 import {
   parseFactor,
   parseLink,
@@ -93,13 +94,8 @@ Examples:
 
 Exit codes: 0 every migration completed and was verified, 1 one was not, 2 wrong usage, 130 interrupted.`;
 
-/** Adds `lacuna bench` to the program. `done` gets the exit code. */
-export function addBenchCommand(
-  program: Command,
-  version: string,
-  signal: AbortSignal,
-  done: (code: number) => void,
-): void {
+/** Adds `lacuna bench` to the program. */
+export function addBenchCommand({ program, version, signal, done }: CliContext): void {
   program
     .command('bench')
     .summary('measure what free page reporting saves')

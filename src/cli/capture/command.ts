@@ -1,5 +1,5 @@
-import type { Command } from 'commander';
 import { ExitCode } from '../bench/bench.js';
+import type { CliContext } from '../context.js';
 import { capture } from './capture.js';
 
 interface CaptureOptions {
@@ -17,8 +17,8 @@ Examples:
 
 Exit codes: 0 done, 2 wrong usage, or the flags can't be read.`;
 
-/** Adds `lacuna capture` to the program. `done` gets the exit code. */
-export function addCaptureCommand(program: Command, version: string, done: (code: number) => void): void {
+/** Adds `lacuna capture` to the program. */
+export function addCaptureCommand({ program, version, done }: CliContext): void {
   program
     .command('capture')
     .summary("record this machine's memory map")

@@ -1,7 +1,8 @@
-import { type Command, Option } from 'commander';
+import { Option } from 'commander';
 import { MAX_ORDER } from '../../guest/buddy-allocator.js';
 import { FREE_MEMORY_MODES, type FreeMemoryMode } from '../../guest/image.js';
 import { captureNames } from '../captures.js';
+import type { CliContext } from '../context.js';
 import { parseLink, parseRate, parseWhole } from '../units.js';
 import { estimate } from './estimate.js';
 
@@ -31,13 +32,8 @@ Examples:
 
 Exit codes: 0 done, 1 a migration of --check was not verified, 2 wrong usage or a file that can't be read, 130 interrupted.`;
 
-/** Adds `lacuna estimate` to the program. `done` gets the exit code. */
-export function addEstimateCommand(
-  program: Command,
-  version: string,
-  signal: AbortSignal,
-  done: (code: number) => void,
-): void {
+/** Adds `lacuna estimate` to the program. */
+export function addEstimateCommand({ program, version, signal, done }: CliContext): void {
   program
     .command('estimate')
     .summary('what free page reporting would save for a machine')

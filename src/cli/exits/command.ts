@@ -1,5 +1,6 @@
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { InvalidArgumentError, Option } from 'commander';
 import { REQUEST_DESIGNS, type RequestDesign } from '../../balloon/request-interface.js';
+import type { CliContext } from '../context.js';
 import { parseList, parseWhole } from '../units.js';
 import { exits } from './exits.js';
 import { MIX_DESCRIPTIONS, MIXES, type Mix, MOST_FEATURES } from './mixes.js';
@@ -45,13 +46,8 @@ export function parseFeatures(text: string): number[] {
   return [...new Set(counts)].sort((a, b) => a - b);
 }
 
-/** Adds `lacuna exits` to the program. `done` gets the exit code. */
-export function addExitsCommand(
-  program: Command,
-  version: string,
-  signal: AbortSignal,
-  done: (code: number) => void,
-): void {
+/** Adds `lacuna exits` to the program. */
+export function addExitsCommand({ program, version, signal, done }: CliContext): void {
   program
     .command('exits')
     .summary('count the VM exits that requests cost, with a command register and without')

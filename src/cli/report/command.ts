@@ -1,9 +1,9 @@
-import type { Command } from 'commander';
 import pc from 'picocolors';
 import { LacunaError } from '../../errors.js';
 import { mergeReports } from '../../report/merge.js';
 import type { BenchReport } from '../../report/schema.js';
 import { deliver, ExitCode, isGood } from '../bench/bench.js';
+import type { CliContext } from '../context.js';
 import { readBenchReport } from '../report-file.js';
 
 interface OutputOptions {
@@ -27,8 +27,8 @@ The result is what a run without --shard would have written, but for times, and 
 Exit codes: 0 all of the plan is there, every migration completed and was verified, 1 not so (what is there is
 merged all the same), 2 wrong usage, or reports that are not parts of one plan.`;
 
-/** Adds `lacuna report` to the program. `done` gets the exit code. */
-export function addReportCommand(program: Command, done: (code: number) => void): void {
+/** Adds `lacuna report` to the program. */
+export function addReportCommand({ program, done }: CliContext): void {
   const report = program
     .command('report')
     .summary('merge and show reports of lacuna bench')

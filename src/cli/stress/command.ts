@@ -1,6 +1,7 @@
 import { availableParallelism } from 'node:os';
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { InvalidArgumentError, Option } from 'commander';
 import { ExitCode } from '../bench/bench.js';
+import type { CliContext } from '../context.js';
 import { parseList, parseWhole } from '../units.js';
 import { FAULT_KINDS, type FaultKind } from './plan.js';
 import { stress } from './stress.js';
@@ -69,13 +70,8 @@ export function parseCases(text: string): { first: number; last: number } {
   return { first, last: last ?? first };
 }
 
-/** Adds `lacuna stress` to the program. `done` gets the exit code. */
-export function addStressCommand(
-  program: Command,
-  version: string,
-  signal: AbortSignal,
-  done: (code: number) => void,
-): void {
+/** Adds `lacuna stress` to the program. */
+export function addStressCommand({ program, version, signal, done }: CliContext): void {
   program
     .command('stress')
     .summary('move guests at random, with faults, and check every page')
