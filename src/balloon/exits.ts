@@ -50,17 +50,27 @@ export function readExits(words: SharedWords): ExitTable {
 
 /** What was counted between two readings. */
 export function exitsBetween(before: ExitTable, after: ExitTable): ExitTable {
-  const minus = (name: keyof ExitTable): ExitCounts => ({
-    configReads: after[name].configReads - before[name].configReads,
-    configWrites: after[name].configWrites - before[name].configWrites,
-    kicks: after[name].kicks - before[name].kicks,
+  return plusTimes(after, before, -1);
+}
+
+/** The exits of two tables together. */
+export function addExits(a: ExitTable, b: ExitTable): ExitTable {
+  return plusTimes(a, b, 1);
+}
+
+/** a + b × factor, count by count. */
+function plusTimes(a: ExitTable, b: ExitTable, factor: 1 | -1): ExitTable {
+  const of = (name: keyof ExitTable): ExitCounts => ({
+    configReads: a[name].configReads + factor * b[name].configReads,
+    configWrites: a[name].configWrites + factor * b[name].configWrites,
+    kicks: a[name].kicks + factor * b[name].kicks,
   });
   return {
-    setup: minus('setup'),
-    shared: minus('shared'),
-    reporting: minus('reporting'),
-    ballooning: minus('ballooning'),
-    other: minus('other'),
+    setup: of('setup'),
+    shared: of('shared'),
+    reporting: of('reporting'),
+    ballooning: of('ballooning'),
+    other: of('other'),
   };
 }
 

@@ -3,7 +3,7 @@ import { PageBitmap, type PageRun } from '../memory/page-bitmap.js';
 import { RamLayout } from '../memory/ram-layout.js';
 import type { WordMapper } from '../memory/shared-words.js';
 import { blocksOf, cutIntoBlocks } from './buddy-allocator.js';
-import { type FreeMemoryMode, findMetadataPlace, type GuestImage, imageBitmaps } from './image.js';
+import { type FreeMemoryMode, findMetadataPlace, type GuestImage, imageBitmaps, zeroBits } from './image.js';
 import { type GuestMetadata, layOutMetadata } from './metadata.js';
 import { WalkSource } from './range-sources.js';
 
@@ -44,12 +44,7 @@ export function zeroPages(
   const { free, zero } = imageBitmaps(map, image);
   const result = PageBitmap.allocateOwn(map, pfnSpan);
   for (let word = 0; word < result.wordCount; word += 1) {
-    const freeBits = free.words.load(word);
-    const bits = zero.words.load(word);
-    result.words.store(
-      word,
-      mode === 'captured' ? bits : mode === 'zero' ? bits | freeBits : bits & ~freeBits,
-    );
+    result.words.store(word, zeroBits(mode, free.words.load(word), zero.words.load(word)));
   }
   if (ringSize !== undefined) {
     const gpa = findMetadataPlace(map, image, ringSize);
@@ -68,7 +63,7 @@ function layTables(map: WordMapper, image: GuestImage, tables: GuestMetadata, ou
   const { free, zero } = imageBitmaps(map, image);
   const first = pfnOf(tables.gpa);
   const pageCount = tables.lengthBytes / PAGE_SIZE;
-  out.clearRange(first, first > 0 || pageCount > 0 ? pageCount : 0);
+  out.clearRange(first, pageCount);
   const isData = (gpa: number, unit: number, unitsAPage: number): void =>
     out.clear(pfnOf(gpa) + Math.floor(unit / unitsAPage));
   const bitmapPages = Math.ceil(layout.pfnSpan / PAGE_BITS);

@@ -232,16 +232,26 @@ export function fillMemory(
   }
 }
 
+/** Of 32 pages, a bit each: which are filled with zeroes, by `mode`, of those that the image calls free and zero. */
+export function zeroBits(mode: FreeMemoryMode, free: number, zero: number): number {
+  switch (mode) {
+    case 'captured':
+      return zero;
+    case 'zero':
+      return zero | free;
+    case 'data':
+      return zero & ~free;
+  }
+}
+
 /** Pages of a machine that hold something, or its own tables: those that are touched when it is given fresh memory. */
 export function pagesHeld(map: WordMapper, image: GuestImage, mode: FreeMemoryMode): number {
   const { pageCount, pfnSpan } = new RamLayout(image.blocks);
   const { free, zero } = imageBitmaps(map, image);
   let held = metadataPages({ pfnSpan, ringSize: VIRTQ_MAX_SIZE });
   for (let word = 0; word < free.wordCount; word += 1) {
-    const isFree = free.words.load(word);
-    const isZero = zero.words.load(word);
     // In a hole nothing is free and nothing zero, so it is the zero pages that are counted, and taken off.
-    held -= popcount32(mode === 'captured' ? isZero : mode === 'zero' ? isZero | isFree : isZero & ~isFree);
+    held -= popcount32(zeroBits(mode, free.words.load(word), zero.words.load(word)));
   }
   return Math.min(pageCount, held + pageCount);
 }

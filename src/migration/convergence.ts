@@ -1,5 +1,7 @@
+/** All of {@link SwitchoverReason}. */
+export const SWITCHOVER_REASONS = ['downtime-limit', 'round-limit', 'stalled'] as const;
 /** Why a migration went over to its last round. */
-export type SwitchoverReason = 'downtime-limit' | 'round-limit' | 'stalled';
+export type SwitchoverReason = (typeof SWITCHOVER_REASONS)[number];
 
 export interface ConvergenceOptions {
   /** The longest downtime that is acceptable, in ms. */

@@ -29,20 +29,24 @@ import type { HintDevice, SourceVm } from './vm.js';
  *   commit-wait ── "not started" ──▶ failed, the guest runs here     commit-wait ── silence ──▶ unknown, it does not (I10)
  * ```
  */
-export type SourcePhase =
-  | 'setup'
-  | 'sync'
-  | 'round'
-  | 'fills'
-  | 'pausing'
-  | 'final-sync'
-  | 'final-send'
-  | 'ready-wait'
-  | 'commit-wait'
-  | 'completed'
-  | 'cancelled'
-  | 'failed'
-  | 'unknown';
+export type SourcePhase = (typeof SOURCE_PHASES)[number];
+
+/** All of {@link SourcePhase}. */
+export const SOURCE_PHASES = [
+  'setup',
+  'sync',
+  'round',
+  'fills',
+  'pausing',
+  'final-sync',
+  'final-send',
+  'ready-wait',
+  'commit-wait',
+  'completed',
+  'cancelled',
+  'failed',
+  'unknown',
+] as const;
 
 /** One round, for the report. */
 export interface RoundRecord extends RoundBalance {

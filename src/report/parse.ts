@@ -1,5 +1,7 @@
 import { z } from 'zod';
 import type { LacunaErrorCode } from '../errors.js';
+import { SWITCHOVER_REASONS } from '../migration/convergence.js';
+import { SOURCE_PHASES } from '../migration/precopy.js';
 import type { TimelineEvent } from '../migration/timeline.js';
 import {
   AXIS_SCALES,
@@ -93,26 +95,12 @@ const run: z.ZodType<BenchRun> = z.looseObject({
   destination: z.enum(['touched', 'untouched']),
   downtimeLimit: figure,
   seed: count,
-  status: z.enum([
-    'setup',
-    'sync',
-    'round',
-    'fills',
-    'pausing',
-    'final-sync',
-    'final-send',
-    'ready-wait',
-    'commit-wait',
-    'completed',
-    'cancelled',
-    'failed',
-    'unknown',
-  ]),
+  status: z.enum(SOURCE_PHASES),
   error: z.looseObject({ code: errorCode, message: z.string() }).nullable(),
   'total-time': figure,
   downtime: z.number().nullable(),
   'setup-time': figure,
-  switchover: z.enum(['downtime-limit', 'round-limit', 'stalled']).nullable(),
+  switchover: z.enum(SWITCHOVER_REASONS).nullable(),
   ram: z.looseObject({
     transferred: count,
     remaining: count,

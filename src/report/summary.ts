@@ -25,6 +25,11 @@ export function isVerified(run: RunReport): boolean {
   return run.verified.pagesDifferent === 0 && run.verified.guestSelfCheck === 'passed';
 }
 
+/** Whether a run completed, and lost nothing. */
+export function isGood(run: RunReport): boolean {
+  return isVerified(run) && run.status === 'completed';
+}
+
 /** From the request to the stop sign of a run's first report, ms; NaN where there was none, or it did not end. */
 export function hintTimeOf(run: RunReport): number {
   return run.hints.sessions[0]?.['to-stop'] ?? Number.NaN;

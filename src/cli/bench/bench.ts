@@ -9,7 +9,7 @@ import { formatMib, formatMs } from '../../report/format.js';
 import { htmlReport } from '../../report/html/render.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import type { BenchReport, BenchRun, RunReport, Shard } from '../../report/schema.js';
-import { isVerified, summarise, withMedianMaps, withoutMap } from '../../report/summary.js';
+import { isGood, isVerified, summarise, withMedianMaps, withoutMap } from '../../report/summary.js';
 import { sweepCharts } from '../../report/sweep.js';
 import { reportText } from '../../report/text.js';
 import { Verifier } from '../../vmm/verifier.js';
@@ -154,7 +154,7 @@ function finish(request: BenchRequest, plan: Plan, runs: readonly BenchRun[], in
     console.error('interrupted: the guest of the last run went on at its source');
     return ExitCode.interrupted;
   }
-  return isGood(report) ? ExitCode.ok : ExitCode.verificationFailed;
+  return report.runs.every(isGood) ? ExitCode.ok : ExitCode.verificationFailed;
 }
 
 /** Files that a report goes to. */
@@ -189,9 +189,4 @@ export function deliver(report: BenchReport, { json, html, svg }: Destinations):
       console.log(`charts in ${svg}`);
     }
   }
-}
-
-/** Whether every migration completed and was verified. */
-export function isGood({ runs }: BenchReport): boolean {
-  return runs.every((run) => isVerified(run) && run.status === 'completed');
 }

@@ -3,7 +3,7 @@ import { isLacunaError } from '../../errors.js';
 import type { FreeMemoryMode } from '../../guest/image.js';
 import { PAGE_SIZE } from '../../memory/page.js';
 import { thisMachine } from '../../report/machine.js';
-import { isVerified } from '../../report/summary.js';
+import { isGood } from '../../report/summary.js';
 import { ExitCode } from '../bench/bench.js';
 import { makeProgress } from '../progress.js';
 import { checkWritable, writeReport } from '../report-file.js';
@@ -101,7 +101,5 @@ export async function estimate(request: EstimateRequest, signal: AbortSignal): P
     writeReport(request.json, report);
   }
   const runs = (report.checks ?? []).flatMap((done) => done.runs);
-  return runs.every((run) => isVerified(run) && run.status === 'completed')
-    ? ExitCode.ok
-    : ExitCode.verificationFailed;
+  return runs.every(isGood) ? ExitCode.ok : ExitCode.verificationFailed;
 }

@@ -1,4 +1,4 @@
-import { type ExitTable, totalExits } from '../../balloon/exits.js';
+import { addExits, type ExitTable, totalExits } from '../../balloon/exits.js';
 import type { RequestDesign } from '../../balloon/request-interface.js';
 import type { MachineReport, Spread } from '../../report/schema.js';
 import { spreadOf } from '../../report/summary.js';
@@ -107,7 +107,7 @@ export function runOf(
       'report-stop': requests.filter(({ kind }) => kind === 'report-stop').length,
       future: requests.filter(({ kind }) => kind === 'future').length,
     },
-    exits: answers.map(({ exits }) => exits).reduce(addTables),
+    exits: answers.map(({ exits }) => exits).reduce(addExits),
     path,
     expected: sumOf(expected),
     agrees: measured.every(
@@ -171,20 +171,5 @@ function sumOf(paths: readonly PathExits[]): PathExits {
   return {
     reads: paths.reduce((sum, { reads }) => sum + reads, 0),
     acknowledgements: paths.reduce((sum, { acknowledgements }) => sum + acknowledgements, 0),
-  };
-}
-
-function addTables(a: ExitTable, b: ExitTable): ExitTable {
-  const plus = (name: keyof ExitTable): ExitTable[keyof ExitTable] => ({
-    configReads: a[name].configReads + b[name].configReads,
-    configWrites: a[name].configWrites + b[name].configWrites,
-    kicks: a[name].kicks + b[name].kicks,
-  });
-  return {
-    setup: plus('setup'),
-    shared: plus('shared'),
-    reporting: plus('reporting'),
-    ballooning: plus('ballooning'),
-    other: plus('other'),
   };
 }

@@ -2,7 +2,8 @@ import pc from 'picocolors';
 import { LacunaError } from '../../errors.js';
 import { mergeReports } from '../../report/merge.js';
 import type { BenchReport } from '../../report/schema.js';
-import { deliver, ExitCode, isGood } from '../bench/bench.js';
+import { isGood } from '../../report/summary.js';
+import { deliver, ExitCode } from '../bench/bench.js';
 import type { CliContext } from '../context.js';
 import { readBenchReport } from '../report-file.js';
 
@@ -57,7 +58,7 @@ export function addReportCommand({ program, done }: CliContext): void {
       const stored = readBenchReport(file);
       refuseChartsWithoutSweep(stored, svg);
       deliver(stored, { json: undefined, html, svg });
-      done(isGood(stored) ? ExitCode.ok : ExitCode.verificationFailed);
+      done(stored.runs.every(isGood) ? ExitCode.ok : ExitCode.verificationFailed);
     });
   for (const command of report.commands) {
     command.showHelpAfterError(`(lacuna report ${command.name()} --help tells more)`);
@@ -74,7 +75,7 @@ function merge(files: readonly string[], { json, html, svg, allowMissing }: Merg
   if (merged.missing.length > 0 && !allowMissing) {
     return ExitCode.verificationFailed;
   }
-  return isGood(merged.report) ? ExitCode.ok : ExitCode.verificationFailed;
+  return merged.report.runs.every(isGood) ? ExitCode.ok : ExitCode.verificationFailed;
 }
 
 function refuseChartsWithoutSweep({ sweep }: BenchReport, svg: string | undefined): void {

@@ -1,15 +1,13 @@
 import { formatShare } from '../../format.js';
 import type { BenchReport, RunReport, SummaryRow } from '../../schema.js';
+import { isGood } from '../../summary.js';
 import { element } from './dom.js';
 import { baselineSection, curvesSection, detailSection, numbersSection } from './sections.js';
 
 /** The page of one benchmark: everything comes from the JSON that stands in it. */
 function show(report: BenchReport): void {
   const { machine } = report;
-  const lost = report.runs.filter(
-    ({ verified, status }) =>
-      status !== 'completed' || verified.pagesDifferent > 0 || verified.guestSelfCheck !== 'passed',
-  );
+  const lost = report.runs.filter((run) => !isGood(run));
   document.body.append(
     element(
       'header',

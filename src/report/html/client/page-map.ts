@@ -1,3 +1,4 @@
+import { PAGE_SIZE } from '../../../memory/page.js';
 import { PAGE_FATES, type PageFate, type PageFateCounts } from '../../../migration/page-fates.js';
 import { decodePageRuns } from '../../page-runs.js';
 import { element } from './dom.js';
@@ -5,7 +6,6 @@ import { FATE_NAMES, onThemeChange, theme } from './theme.js';
 
 /** Pages in a row of the map: one block of the largest order, 4 MiB. */
 const ROW_PAGES = 1024;
-const PAGE_BYTES = 4096;
 
 /** The fates out of a report's text (`report/page-map.ts`). */
 export async function decodeMap(text: string, pfnSpan: number): Promise<Uint8Array> {
@@ -221,7 +221,7 @@ export class PageMap {
     const pfn = row * ROW_PAGES + Math.floor(view.x + x * view.width);
     const fate: PageFate | undefined = PAGE_FATES[fates[pfn] ?? 0];
     if (fate !== undefined && pfn >= 0 && pfn < fates.length) {
-      this.#where.textContent = `page ${pfn} at 0x${(pfn * PAGE_BYTES).toString(16)}: ${FATE_NAMES[fate]}`;
+      this.#where.textContent = `page ${pfn} at 0x${(pfn * PAGE_SIZE).toString(16)}: ${FATE_NAMES[fate]}`;
     }
   }
 

@@ -1,3 +1,4 @@
+import { MIB, PAGE_SIZE } from '../../../memory/page.js';
 import { formatMib, formatMs, formatShare } from '../../format.js';
 import {
   BASELINES,
@@ -10,9 +11,6 @@ import {
 import { chartBox, type Moment, moments, whiskers } from './charts.js';
 import { chooser, element, figures, numbersTable } from './dom.js';
 import { decodeMap, PageMap } from './page-map.js';
-
-const MIB = 1024 * 1024;
-const PAGE_BYTES = 4096;
 
 const BASELINE_NAMES: Readonly<Record<Baseline, string>> = {
   none: 'every page sent',
@@ -104,7 +102,7 @@ export function baselineSection({ summary }: BenchReport): HTMLElement {
           row.timeSaved === null ? '' : formatShare(row.timeSaved),
           formatMs(row.downtime.median),
           formatMib(row.transferred.median),
-          formatMib(row.skippedPages.median * PAGE_BYTES),
+          formatMib(row.skippedPages.median * PAGE_SIZE),
           String(row.sentInVain.median),
         ]),
       ),
@@ -264,7 +262,7 @@ function mapPart(run: RunReport): HTMLElement {
       numbersTable(
         'Pages by fate',
         ['fate', 'pages', 'MiB'],
-        Object.entries(counts).map(([fate, pages]) => [fate, String(pages), formatMib(pages * PAGE_BYTES)]),
+        Object.entries(counts).map(([fate, pages]) => [fate, String(pages), formatMib(pages * PAGE_SIZE)]),
       ),
     ),
   );
@@ -349,7 +347,7 @@ function timelinePart(run: RunReport): HTMLElement {
               },
               {
                 label: 'left out by hints, MiB',
-                data: within.map(([ms, , pages]) => ({ x: ms, y: (pages * PAGE_BYTES) / MIB })),
+                data: within.map(([ms, , pages]) => ({ x: ms, y: (pages * PAGE_SIZE) / MIB })),
                 borderColor: colours.baselines.both,
                 backgroundColor: colours.baselines.both,
                 pointRadius: 0,
