@@ -15,6 +15,8 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    // A CI service that asks for colours must not change what tables are compared with.
+    env: { NO_COLOR: '1' },
     projects: [
       {
         extends: true,

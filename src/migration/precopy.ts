@@ -803,7 +803,7 @@ export class PrecopySource {
   }
 
   #unexpected(message: DestinationMessage): LacunaError {
-    return message.type === 'error' || message.type === 'not-started'
+    return message.type === 'error' || message.type === 'not-started' || message.type === 'lost'
       ? new LacunaError('DESTINATION_FAILED', `the destination gave up: ${message.reason}`)
       : new LacunaError('PROTOCOL_VIOLATION', `the destination said "${message.type}" out of turn`);
   }

@@ -100,6 +100,14 @@ export class Receiver implements FrameSink {
     }
   }
 
+  /** The source takes its commit back: from here on the guest is not started by it, if it was not already (I10). */
+  withdraw(): void {
+    if (this.state !== 'started') {
+      this.state = 'discarded';
+      this.#reply({ type: 'not-started', reason: 'the commit was withdrawn' });
+    }
+  }
+
   /** The source has called it off: what arrived is worthless. */
   cancel(): void {
     if (this.state !== 'started') {

@@ -125,6 +125,12 @@ export class FaultyChannel implements SourceChannel {
     }
   }
 
+  withdraw(): void {
+    if (this.#passes()) {
+      this.#inner.withdraw();
+    }
+  }
+
   cancel(): void {
     if (this.#passes()) {
       this.#inner.cancel();

@@ -52,6 +52,10 @@ export class LoopbackChannel implements SourceChannel {
     this.#apply((sink) => sink.commit());
   }
 
+  withdraw(): void {
+    this.#apply((sink) => sink.withdraw());
+  }
+
   cancel(): void {
     this.#apply((sink) => sink.cancel());
   }

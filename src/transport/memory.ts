@@ -62,6 +62,7 @@ const FrameType = {
   commit: 7,
   cancel: 8,
   close: 9,
+  withdraw: 10,
 } as const;
 const ReplyType = { ready: 1, started: 2, notStarted: 3, error: 4 } as const;
 
@@ -145,6 +146,10 @@ export class MemoryChannel implements SourceChannel {
 
   commit(): void {
     this.#push(FrameType.commit, 0, 0, 0);
+  }
+
+  withdraw(): void {
+    this.#push(FrameType.withdraw, 0, 0, 0);
   }
 
   cancel(): void {
@@ -263,6 +268,8 @@ export class MemoryChannelEnd {
         text(message.reason);
         words.store(REPLY_TYPE, ReplyType.error);
         break;
+      default:
+        return; // of links that break, and this one can't
     }
     words.add(REPLY_SEQUENCE, 1);
     this.#event.ring();
@@ -347,6 +354,9 @@ export class MemoryChannelEnd {
           break;
         case FrameType.commit:
           receiver.commit();
+          break;
+        case FrameType.withdraw:
+          receiver.withdraw();
           break;
         case FrameType.cancel:
           receiver.cancel();

@@ -12,7 +12,18 @@ export type DestinationMessage =
   /** The guest was not started, and never will be by that commit. */
   | { readonly type: 'not-started'; readonly reason: string }
   /** The destination has given the migration up. */
-  | { readonly type: 'error'; readonly reason: string };
+  | { readonly type: 'error'; readonly reason: string }
+  /** Everything that was sent before the end of this round, counted as in {@link Frames.roundEnd}, was applied. */
+  | { readonly type: 'applied'; readonly round: number }
+  /** The link broke: what was not applied is lost. The channel goes on trying until it is cancelled. */
+  | { readonly type: 'lost'; readonly reason: string }
+  /**
+   * The link is there again, and everything is counted anew from here. `kept`: the destination still has what it
+   * said was applied; otherwise it is one that knows nothing of the guest.
+   */
+  | { readonly type: 'restored'; readonly kept: boolean }
+  /** After a commit: who answers there knows nothing of this migration. That does not mean that it was not started (I10). */
+  | { readonly type: 'unknown-migration' };
 
 /** What one end sent and the other applied; both count, and the commit is given only if they agree. */
 export interface PageCounts {
@@ -43,7 +54,7 @@ interface Frames {
   zeroRun(pfn: number, pageCount: number): void;
   /** Pages that are to read as `value` (32 bits, repeated as le32) from here on. */
   fillRun(pfn: number, pageCount: number, value: number): void;
-  /** Round `round`, counted from 1, was sent. */
+  /** Round `round` was sent, counted from 1 since the link was made or restored. */
   roundEnd(round: number): void;
   /** What `SourceVm.saveDeviceState` gave, for `DestinationVm.loadDeviceState`. */
   deviceState(state: Uint8Array): void;
@@ -51,6 +62,8 @@ interface Frames {
   finish(): void;
   /** The guest is the destination's. After this it may start it, and the source never runs it again (I10). */
   commit(): void;
+  /** Takes the commit back if the guest was not started by it: answered by *started* or *not started*. */
+  withdraw(): void;
   /** The migration is over, without a commit. */
   cancel(): void;
 }

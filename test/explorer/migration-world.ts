@@ -131,7 +131,16 @@ const DEADLINE_MS = 1000;
 
 /** Something on its way to the destination. */
 interface Frame {
-  readonly type: 'pages' | 'zero' | 'fill' | 'round-end' | 'state' | 'finish' | 'commit' | 'cancel';
+  readonly type:
+    | 'pages'
+    | 'zero'
+    | 'fill'
+    | 'round-end'
+    | 'state'
+    | 'finish'
+    | 'commit'
+    | 'withdraw'
+    | 'cancel';
   readonly pfn: number;
   readonly pageCount: number;
   readonly value: number;
@@ -724,6 +733,9 @@ export class MigrationWorld implements World {
           break;
         case 'commit':
           receiver.commit();
+          break;
+        case 'withdraw':
+          receiver.withdraw();
           break;
         case 'cancel':
           receiver.cancel();
@@ -1339,6 +1351,10 @@ class WorldChannel implements SourceChannel {
       this.#world.current.commitSent = true;
     });
     this.#push({ type: 'commit' });
+  }
+
+  withdraw(): void {
+    this.#push({ type: 'withdraw' });
   }
 
   cancel(): void {

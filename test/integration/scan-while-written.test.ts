@@ -68,6 +68,7 @@ function firstRound(memory: SharedGuestMemory, zeroRun: SourceChannel['zeroRun']
     deviceState: nothing,
     finish: nothing,
     commit: nothing,
+    withdraw: nothing,
     cancel: nothing,
     poll: () => undefined,
   };

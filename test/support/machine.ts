@@ -641,7 +641,16 @@ export interface Faults {
 
 /** A frame as it was handed to the destination. */
 export interface Frame {
-  readonly type: 'pages' | 'zero' | 'fill' | 'round-end' | 'state' | 'finish' | 'commit' | 'cancel';
+  readonly type:
+    | 'pages'
+    | 'zero'
+    | 'fill'
+    | 'round-end'
+    | 'state'
+    | 'finish'
+    | 'commit'
+    | 'withdraw'
+    | 'cancel';
   readonly pfn: number;
   readonly pageCount: number;
 }
@@ -693,6 +702,11 @@ class Tap implements FrameSink {
   commit(): void {
     this.#note('commit');
     this.#sink.commit();
+  }
+
+  withdraw(): void {
+    this.#note('withdraw');
+    this.#sink.withdraw();
   }
 
   cancel(): void {

@@ -38,6 +38,10 @@ class Recorder implements SourceChannel {
   commit(): void {
     this.frames.push('commit');
   }
+  withdraw(): void {
+    this.frames.push('withdraw');
+  }
+
   cancel(): void {
     this.frames.push('cancel');
   }
@@ -73,9 +77,20 @@ function sendAll(channel: SourceChannel): void {
   channel.deviceState(new Uint8Array(9));
   channel.finish();
   channel.commit();
+  channel.withdraw();
   channel.cancel();
 }
-const ALL = ['pages 10+4', 'zero 20+5', 'fill 30+6=7', 'round 1', 'state 9', 'finish', 'commit', 'cancel'];
+const ALL = [
+  'pages 10+4',
+  'zero 20+5',
+  'fill 30+6=7',
+  'round 1',
+  'state 9',
+  'finish',
+  'commit',
+  'withdraw',
+  'cancel',
+];
 
 it('passes everything on unchanged when nothing is wrong', () => {
   const { inner, channel } = faulty({});
@@ -108,7 +123,7 @@ it.each([0, 1, 4, 7])(
 );
 
 it('a link that would break later than there are frames does not', () => {
-  const { inner, channel } = faulty({ failAtFrame: 8 });
+  const { inner, channel } = faulty({ failAtFrame: ALL.length });
   sendAll(channel);
   expect(inner.frames).toEqual(ALL);
   expect(channel.counts.failed).toBe(0);

@@ -66,6 +66,7 @@ it('pages that the destination has to write are on their way until it has: with 
     deviceState: nothing,
     finish: nothing,
     commit: nothing,
+    withdraw: nothing,
     cancel: nothing,
     fail: nothing,
   };
