@@ -1,9 +1,7 @@
 import { LacunaError, messageOf } from '../errors.js';
-import { fillWords } from '../memory/byte-ops.js';
-import { gpaOf, PAGE_SIZE } from '../memory/page.js';
-import { PageBitmap } from '../memory/page-bitmap.js';
-import { atomicMapper } from '../memory/shared-words.js';
+import { PAGE_SIZE } from '../memory/page.js';
 import { type DestinationMessage, type FrameSink, noPages, type PageCounts } from '../wire/channel.js';
+import { PageApplier } from '../wire/page-applier.js';
 import type { DestinationVm } from './vm.js';
 
 /**
@@ -21,17 +19,25 @@ export type ReceiverState = 'receiving' | 'ready' | 'started' | 'discarded';
 /** Applies the frames of one migration. Anything out of order or out of range is a typed error (a peer is untrusted). */
 export class Receiver implements FrameSink {
   state: ReceiverState = 'receiving';
-  readonly counts: PageCounts = noPages();
   readonly #vm: DestinationVm;
   readonly #reply: (message: DestinationMessage) => void;
-  /** Pages that were written here. Memory begins as zeroes, so a zero page that was never written is as it must be. */
-  readonly #written: PageBitmap;
+  readonly #pages: PageApplier;
+  /** Where streams apply the pages: what they came to. */
+  readonly #applied: (() => PageCounts) | undefined;
+  #rounds = 0;
   #stateLoaded = false;
 
-  constructor(vm: DestinationVm, reply: (message: DestinationMessage) => void) {
+  /** `applied`, where the pages go their own way to the guest's memory: what of them was applied since the link was made. */
+  constructor(vm: DestinationVm, reply: (message: DestinationMessage) => void, applied?: () => PageCounts) {
     this.#vm = vm;
     this.#reply = reply;
-    this.#written = PageBitmap.allocateOwn(atomicMapper, vm.memory.layout.pfnSpan);
+    this.#pages = new PageApplier(vm.memory);
+    this.#applied = applied;
+  }
+
+  /** What was applied since the link was made or restored. */
+  get counts(): PageCounts {
+    return { ...(this.#applied?.() ?? this.#pages.counts), rounds: this.#rounds };
   }
 
   get discarded(): boolean {
@@ -44,30 +50,29 @@ export class Receiver implements FrameSink {
     if (payload.length !== pageCount * PAGE_SIZE) {
       throw new LacunaError('PROTOCOL_VIOLATION', `${pageCount} pages came with ${payload.length} bytes`);
     }
-    this.#target(pfn, pageCount).set(payload);
-    this.#written.setRange(pfn, pageCount);
-    this.counts.pages += pageCount;
+    this.#pages.target(pfn, pageCount).set(payload);
+    this.#pages.arrived(pageCount);
   }
 
   /** Pages that read as zeroes from here on. */
   zeroRun(pfn: number, pageCount: number): void {
-    this.#fill(pfn, pageCount, 0);
-    this.counts.zeroPages += pageCount;
+    this.#expect('receiving', 'a run of zero pages');
+    this.#pages.zeroRun(pfn, pageCount);
   }
 
   /** Pages that the guest gave up: they read as `value`, repeated as le32, from here on (I7, P5). */
   fillRun(pfn: number, pageCount: number, value: number): void {
-    this.#fill(pfn, pageCount, value);
-    this.counts.filledPages += pageCount;
+    this.#expect('receiving', 'a run of filled pages');
+    this.#pages.fillRun(pfn, pageCount, value);
   }
 
   /** The end of a round; they are numbered from 1, without gaps. */
   roundEnd(round: number): void {
     this.#expect('receiving', 'the end of a round');
-    if (round !== this.counts.rounds + 1) {
-      throw new LacunaError('PROTOCOL_VIOLATION', `round ${round} ended after round ${this.counts.rounds}`);
+    if (round !== this.#rounds + 1) {
+      throw new LacunaError('PROTOCOL_VIOLATION', `round ${round} ended after round ${this.#rounds}`);
     }
-    this.counts.rounds = round;
+    this.#rounds = round;
   }
 
   /** All state apart from RAM: the VM loads it. */
@@ -84,7 +89,7 @@ export class Receiver implements FrameSink {
       throw new LacunaError('PROTOCOL_VIOLATION', 'the data ended without a device state');
     }
     this.state = 'ready';
-    this.#reply({ type: 'ready', counts: { ...this.counts } });
+    this.#reply({ type: 'ready', counts: this.counts });
   }
 
   /** I10: the only thing that starts the guest here. */
@@ -108,6 +113,16 @@ export class Receiver implements FrameSink {
     }
   }
 
+  /** The link was restored: rounds and pages are counted anew, and a guest that was all here is not any more. */
+  restart(): void {
+    if (this.state === 'ready') {
+      this.state = 'receiving';
+    }
+    this.#rounds = 0;
+    Object.assign(this.#pages.counts, noPages());
+    this.#stateLoaded = false;
+  }
+
   /** The source has called it off: what arrived is worthless. */
   cancel(): void {
     if (this.state !== 'started') {
@@ -121,38 +136,6 @@ export class Receiver implements FrameSink {
       this.state = 'discarded';
       this.#reply({ type: 'error', reason: messageOf(thrown) });
     }
-  }
-
-  #fill(pfn: number, pageCount: number, value: number): void {
-    this.#expect('receiving', 'a run of filled pages');
-    const bytes = this.#target(pfn, pageCount);
-    if (value !== 0) {
-      fillWords(bytes, 0, bytes.length, value);
-      this.#written.setRange(pfn, pageCount);
-      return;
-    }
-    const { memory } = this.#vm;
-    const end = pfn + pageCount;
-    for (
-      let page = this.#written.nextSet(pfn, end);
-      page < end;
-      page = this.#written.nextSet(page + 1, end)
-    ) {
-      memory.pages(page, 1).fill(0);
-    }
-    this.#written.clearRange(pfn, pageCount);
-  }
-
-  #target(pfn: number, pageCount: number): Uint8Array {
-    const segment = this.#vm.memory.segmentOf(gpaOf(pfn), pageCount * PAGE_SIZE);
-    if (segment === undefined) {
-      throw new LacunaError(
-        'PROTOCOL_VIOLATION',
-        `pages ${pfn}–${pfn + pageCount - 1} are not RAM of this guest`,
-      );
-    }
-    const offset = (pfn - segment.firstPfn) * PAGE_SIZE;
-    return segment.bytes.subarray(offset, offset + pageCount * PAGE_SIZE);
   }
 
   #expect(state: ReceiverState, what: string): void {

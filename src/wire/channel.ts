@@ -82,6 +82,8 @@ export interface SourceChannel extends Frames {
 export interface FrameSink extends Frames {
   /** Nothing that arrives now matters any more: it is read and dropped. */
   readonly discarded: boolean;
+  /** The link was restored: rounds and pages are counted anew, and a guest that was *ready* is so no more. */
+  restart(): void;
   /** A frame has made the sink throw, or the transport itself has found something that can't be right. */
   fail(thrown: unknown): void;
 }

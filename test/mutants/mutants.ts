@@ -264,10 +264,10 @@ export const MUTANTS: readonly Mutant[] = [
   mutant(
     'the destination takes a fill for done',
     'a fill of pages that it has written already is passed over (I7)',
-    'src/migration/receiver.ts',
+    'src/wire/page-applier.ts',
     {
-      find: '    this.#written.setRange(pfn, pageCount);\n    this.counts.pages',
-      replace: '    this.counts.pages',
+      find: '    this.#written.setRange(pfn, pageCount);\n    return bytes;',
+      replace: '    return bytes;',
     },
     world('a page is written after it was sent, freed, and hinted in the next round'),
   ),
@@ -320,9 +320,9 @@ export const MUTANTS: readonly Mutant[] = [
     'it has everything, so it starts (I10)',
     'src/migration/receiver.ts',
     {
-      find: "    this.state = 'ready';\n    this.#reply({ type: 'ready', counts: { ...this.counts } });",
+      find: "    this.state = 'ready';\n    this.#reply({ type: 'ready', counts: this.counts });",
       replace:
-        "    this.state = 'ready';\n    this.#reply({ type: 'ready', counts: { ...this.counts } });\n    this.commit();",
+        "    this.state = 'ready';\n    this.#reply({ type: 'ready', counts: this.counts });\n    this.commit();",
     },
     world('walk, wait: a used page is written'),
   ),

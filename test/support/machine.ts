@@ -714,6 +714,10 @@ class Tap implements FrameSink {
     this.#sink.cancel();
   }
 
+  restart(): void {
+    this.#sink.restart();
+  }
+
   fail(thrown: unknown): void {
     this.#sink.fail(thrown);
   }

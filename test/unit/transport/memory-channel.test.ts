@@ -67,6 +67,7 @@ it('pages that the destination has to write are on their way until it has: with 
     finish: nothing,
     commit: nothing,
     withdraw: nothing,
+    restart: nothing,
     cancel: nothing,
     fail: nothing,
   };
