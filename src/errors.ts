@@ -18,6 +18,10 @@ export type LacunaErrorCode =
   | 'COUNT_MISMATCH'
   | 'COMMIT_UNCONFIRMED'
   | 'DEVICE_STATE_INVALID'
+  | 'CONNECTION_FAILED'
+  | 'LINK_LOST'
+  | 'AUTHENTICATION_FAILED'
+  | 'BUSY'
   // how a migration ended
   | 'CANCELLED'
   | 'VERIFICATION_FAILED'
