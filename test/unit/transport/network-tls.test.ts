@@ -57,7 +57,7 @@ async function handshake(source: TlsSettings, destination: TlsSettings): Promise
 }
 
 function socketOf(end: Outcome): TLSSocket {
-  expect(end, (end as Error).message).toHaveProperty('encrypted', true);
+  expect(end, (end as { message?: string }).message).toHaveProperty('encrypted', true);
   return end as TLSSocket;
 }
 
@@ -139,7 +139,7 @@ describe('an end that is not who it should be is refused, in words', () => {
   it('an unknown identity fails as a wrong key does, word for word', async () => {
     const [wrongKey] = await handshake(sharedKey('tests', 8), sharedKey());
     const [wrongIdentity] = await handshake(sharedKey('others'), sharedKey());
-    expect(wrongKey).toHaveProperty('message', (wrongIdentity as Error).message);
+    expect(wrongKey).toHaveProperty('message', (wrongIdentity as { message?: string }).message);
   });
 });
 
