@@ -19,9 +19,10 @@ export type LacunaErrorCode =
   | 'COMMIT_UNCONFIRMED'
   | 'DEVICE_STATE_INVALID'
   | 'CONNECTION_FAILED'
-  | 'LINK_LOST'
   | 'AUTHENTICATION_FAILED'
+  | 'UNSUPPORTED'
   | 'BUSY'
+  | 'LINK_LOST'
   // how a migration ended
   | 'CANCELLED'
   | 'VERIFICATION_FAILED'
