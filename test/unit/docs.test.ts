@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as promClient from 'prom-client';
 import { describe, expect, it } from 'vitest';
-import { MIGRATION_CHANNELS } from '../../src/diagnostics.js';
+import { INCOMING_CHANNELS, MIGRATION_CHANNELS } from '../../src/diagnostics.js';
 import { collectMigrationMetrics } from '../../src/metrics.js';
 
 const read = (path: string): string => readFileSync(path, 'utf8');
@@ -62,7 +62,10 @@ describe('docs/EMBEDDING.md', () => {
   });
 
   it('has every channel and every metric', async () => {
-    expect(firstColumn(EMBEDDING, 'channel')).toEqual(Object.values(MIGRATION_CHANNELS));
+    expect(firstColumn(EMBEDDING, 'channel')).toEqual([
+      ...Object.values(MIGRATION_CHANNELS),
+      ...Object.values(INCOMING_CHANNELS),
+    ]);
     const registry = new promClient.Registry();
     const stop = collectMigrationMetrics(promClient, { registry });
     const metrics = await registry.getMetricsAsJSON();
