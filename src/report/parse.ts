@@ -9,7 +9,9 @@ import {
   type BenchReport,
   type BenchRun,
   MEASURE_NAMES,
+  SELF_CHECKS,
   type Shard,
+  TRANSPORTS,
 } from './schema.js';
 import { summarise } from './summary.js';
 
@@ -91,7 +93,7 @@ const run: z.ZodType<BenchRun> = z.looseObject({
   dialect: z.literal('command-register'),
   link: z.string(),
   linkBytesPerSecond: z.number().positive().nullable(),
-  transport: z.literal('memory'),
+  transport: z.enum(TRANSPORTS),
   destination: z.enum(['touched', 'untouched']),
   downtimeLimit: figure,
   seed: count,
@@ -182,7 +184,7 @@ const run: z.ZodType<BenchRun> = z.looseObject({
     pagesCompared: count,
     pagesDifferent: count,
     pagesLeftBehind: count,
-    guestSelfCheck: z.enum(['passed', 'failed']),
+    guestSelfCheck: z.enum(SELF_CHECKS),
   }),
 });
 
