@@ -175,7 +175,7 @@ function isTouched({ destination, image }: RunSpec): boolean {
 }
 
 /** What of a sparse guest's memory will be resident. Without zero detection every page that is sent is written there. */
-function heldBytes({ image, freeMemory, baseline }: RunSpec, side: 'source' | 'destination'): number {
+export function heldBytes({ image, freeMemory, baseline }: RunSpec, side: 'source' | 'destination'): number {
   const held = pagesHeld(atomicMapper, image, freeMemory);
   if (side === 'source' || baseline === 'zero' || baseline === 'both') {
     return held * PAGE_SIZE;
