@@ -73,6 +73,23 @@ export function canLend(): boolean {
   return isMainThread;
 }
 
+/** Whoever had the socket hears no more of it. */
+export function removeListeners(socket: Socket): void {
+  for (const event of ['data', 'readable', 'end', 'error', 'close', 'timeout']) {
+    socket.removeAllListeners(event);
+  }
+}
+
+/** Has nothing more read of a socket, where that can be done: `pause` of one without `onread` reads on, into its buffer. */
+export function stopReading(socket: Socket): void {
+  const handle = (socket as unknown as WithHandle)._handle;
+  socket.pause();
+  if (isTcpHandle(handle)) {
+    handle.reading = false;
+    handle.readStop();
+  }
+}
+
 /**
  * Takes an accepted socket apart. `socket` is of no more use, has lost its listeners, and counts as closed for its
  * server. What it had to write must have been written. Undefined if the socket isn't made as expected: nothing was done
@@ -84,12 +101,9 @@ export function detach(socket: Socket): DetachedSocket | undefined {
   if (socket.destroyed || socket.writableLength > 0 || !isTcpHandle(handle)) {
     return undefined;
   }
-  handle.reading = false;
-  handle.readStop();
+  stopReading(socket);
   holder._handle = null; // before it is destroyed, which would close the handle
-  for (const event of ['data', 'readable', 'end', 'error', 'close', 'timeout']) {
-    socket.removeAllListeners(event);
-  }
+  removeListeners(socket);
   socket.destroy();
   return new DetachedSocket(handle);
 }
