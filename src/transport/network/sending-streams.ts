@@ -6,6 +6,7 @@ import { noPages, type PageCounts } from '../../wire/channel.js';
 import { FrameType } from '../../wire/frames.js';
 import { newThreads, type Thread, type ThreadSource } from '../threads.js';
 import { connectStream, type Endpoint, type StreamJoin } from './connect-stream.js';
+import { threadFailure } from './failure-text.js';
 import type { SendingThreadData } from './sending-thread.js';
 import { frameBytes, STREAM_RING_BYTES, StreamRing, StreamState } from './stream-ring.js';
 import { StreamSender } from './stream-sender.js';
@@ -47,7 +48,7 @@ class ThreadedStream implements Outgoing {
     const ring = new SharedArrayBuffer(STREAM_RING_BYTES);
     const data: SendingThreadData = {
       ...join,
-      blocks: memory.layout.blocks,
+      blocks: memory.layout.segments, // each a block, for a layout's segments may be shorter than they could be
       buffers: memory.buffers,
       ring,
       event: event.buffer,
@@ -69,7 +70,10 @@ class ThreadedStream implements Outgoing {
   }
 
   get failure(): LacunaError | undefined {
-    return this.#thread.failure ?? (this.#ring.state === StreamState.failed ? this.#ring.failure : undefined);
+    return (
+      threadFailure(this.#thread) ??
+      (this.#ring.state === StreamState.failed ? this.#ring.failure : undefined)
+    );
   }
 
   wantRoom(): void {
