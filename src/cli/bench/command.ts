@@ -65,7 +65,7 @@ Examples:
 Exit codes: 0 every migration completed and was verified, 1 one was not, 2 wrong usage, 130 interrupted.`;
 
 /** Adds `lacuna bench` to the program. */
-export function addBenchCommand({ program, version, signal, done }: CliContext): void {
+export function addBenchCommand({ program, version, commandLine, signal, done }: CliContext): void {
   const command = program
     .command('bench')
     .summary('measure what free page reporting saves')
@@ -117,7 +117,7 @@ export function addBenchCommand({ program, version, signal, done }: CliContext):
             svg: options.svg,
             quiet: options.quiet,
             version,
-            command: ['lacuna', ...process.argv.slice(2)].join(' '),
+            command: commandLine,
           },
           signal,
         ),

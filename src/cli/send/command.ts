@@ -73,7 +73,7 @@ never answered: overridden, or given up; 130 interrupted before the commit (it w
 known where the guest runs, 1 there is nothing to resume, 3 no answer.`;
 
 /** Adds `lacuna send` to the program. */
-export function addSendCommand({ program, version, signal, done }: CliContext): void {
+export function addSendCommand({ program, version, commandLine, signal, done }: CliContext): void {
   const command = program
     .command('send')
     .summary('move a guest to where lacuna receive listens')
@@ -135,7 +135,7 @@ export function addSendCommand({ program, version, signal, done }: CliContext): 
         );
       }
       const given = (option: string): boolean => command.getOptionValueSource(option) === 'cli';
-      done(await send(sendRequestOf(options, given, version), signal));
+      done(await send({ ...sendRequestOf(options, given), version, command: commandLine }, signal));
     });
 }
 
@@ -152,8 +152,7 @@ function parseWait(text: string): number {
 function sendRequestOf(
   options: SendOptions,
   given: (option: string) => boolean,
-  version: string,
-): SendRequest {
+): Omit<SendRequest, 'version' | 'command'> {
   const { to } = options;
   if (to === undefined) {
     throw new LacunaError('INVALID_ARGUMENT', '--to HOST:PORT is missing: where lacuna receive listens');
@@ -186,8 +185,6 @@ function sendRequestOf(
     json: options.json,
     html: options.html,
     quiet: options.quiet,
-    version,
-    command: ['lacuna', ...process.argv.slice(2)].join(' '),
   };
 }
 
