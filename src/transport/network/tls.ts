@@ -135,10 +135,7 @@ export function secureClient(
     };
     const onError = (cause: unknown): void => refuse(explain(cause, 'destination', tls, name));
     const onClose = (): void => refuse(closed('destination', tls));
-    const timer = setTimeout(
-      () => refuse(failed(`the destination did not finish the TLS handshake within ${deadlineMs} ms`)),
-      deadlineMs,
-    );
+    const timer = setTimeout(() => refuse(silent('destination')), deadlineMs);
     secured.once('error', onError).once('close', onClose);
     secured.once('secureConnect', () => {
       clearTimeout(timer);
@@ -289,7 +286,7 @@ function explain(cause: unknown, peer: Side, tls: TlsSettings, name: string): La
         cause,
       );
     case 'ERR_TLS_HANDSHAKE_TIMEOUT':
-      return failed(`the ${peer} did not finish the TLS handshake in time`, cause);
+      return silent(peer, cause);
     case 'ECONNRESET':
     case 'EPIPE':
       return closed(peer, tls, cause);
@@ -303,6 +300,14 @@ function closed(peer: Side, tls: TlsSettings, cause?: unknown): LacunaError {
   return new LacunaError(
     'CONNECTION_FAILED',
     `the ${peer} closed the connection during the TLS handshake: if it did not end, see there whether it refuses ${what}`,
+    { cause },
+  );
+}
+
+function silent(peer: Side, cause?: unknown): LacunaError {
+  return new LacunaError(
+    'CONNECTION_FAILED',
+    `the ${peer} did not finish the TLS handshake in time: does it use TLS, and is the link there?`,
     { cause },
   );
 }
