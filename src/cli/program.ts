@@ -10,6 +10,7 @@ import { packageRoot } from './captures.js';
 import type { CliContext } from './context.js';
 import { addEstimateCommand } from './estimate/command.js';
 import { addExitsCommand } from './exits/command.js';
+import { addReceiveCommand } from './receive/command.js';
 import { addReportCommand } from './report/command.js';
 import { addSendCommand } from './send/command.js';
 import { addStressCommand } from './stress/command.js';
@@ -48,6 +49,7 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
   };
   addBenchCommand(context);
   addSendCommand(context);
+  addReceiveCommand(context);
   addCaptureCommand(context);
   addEstimateCommand(context);
   addStressCommand(context);

@@ -51,7 +51,11 @@ export function addReceiveCommand({ program, version, commandLine, signal, done 
     );
   addTlsOptions(command, 'destination')
     .option('--insecure', 'listen to other machines without TLS', false)
-    .option('--max-memory <size>', 'the largest guest that is taken (default: what is available)', parseMemory)
+    .option(
+      '--max-memory <size>',
+      'the largest guest that is taken (default: what is available)',
+      parseMemory,
+    )
     .option(
       '--max-channels <n>',
       'the most connections of a guest that carry pages, each with a thread',
