@@ -251,14 +251,15 @@ export class PrecopySource {
     }
     this.#serveDevice(now);
     let message = this.#channel.poll();
-    if (message?.type === 'applied') {
+    // What comes behind an acknowledgement has rung already: it is not waited for again.
+    while (message?.type === 'applied') {
       if (!this.accounts.unacknowledged.applied(message.round) && this.canCancel) {
         return this.#fail(
           'PROTOCOL_VIOLATION',
           `the destination has applied round ${message.round}, of ${this.#sentSince().rounds} that were sent`,
         );
       }
-      message = undefined;
+      message = this.#channel.poll();
     }
     if (message !== undefined && !this.#listens) {
       return message.type === 'lost'
