@@ -2,6 +2,7 @@ import pc from 'picocolors';
 import { publishRefusal } from '../../diagnostics.js';
 import type { GuestTrace } from '../../guest/trace.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
+import { formatMib } from '../../report/format.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import type {
   Admission,
@@ -154,7 +155,7 @@ class Reception {
         this.#progress.log(`${pc.yellow('refused')} ${peer}: ${text}`);
         return;
       case 'round':
-        this.#progress.step(`${text}; ${incoming?.line() ?? ''}`);
+        this.#progress.step(`${text}: ${formatMib(incoming?.report().bytes ?? 0)} MiB have come so far`);
         return;
       case 'receiving':
       case 'ready':
