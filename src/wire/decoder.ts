@@ -74,7 +74,8 @@ export class FrameDecoder {
   #isSkipping = false;
   /** Bytes of the payload that are to come, and were not copied to its place or skipped yet. */
   #missing = 0;
-  #kept: Uint8Array<ArrayBuffer> = NO_BYTES;
+  /** For kept payloads that are longer than the staging buffer; made when the first one comes. */
+  #kept: Uint8Array<ArrayBuffer> | undefined;
   /** How much was offered by {@link target}, and whether that was the payload's place. */
   #offered = 0;
   #isDirect = false;
@@ -292,9 +293,7 @@ export class FrameDecoder {
     if (payloadLength <= this.#staging.length) {
       return undefined;
     }
-    if (this.#kept.length < payloadLength) {
-      this.#kept = new Uint8Array(payloadLength);
-    }
+    this.#kept ??= new Uint8Array(this.#keptPayloadBytes);
     return this.#kept.subarray(0, payloadLength);
   }
 
