@@ -8,6 +8,7 @@ import {
   emptyHeader,
   type FrameHeader,
   type FrameLimits,
+  FrameType,
   frameName,
   isSkipped,
   MOST_DEVICE_STATE_BYTES,
@@ -264,7 +265,10 @@ export class FrameDecoder {
       );
     }
     this.#sequence = (sequence + 1) >>> 0;
-    if (this.#epoch === 0 && epoch !== 0) {
+    if (this.#isFirst && type === FrameType.error) {
+      return; // whoever refuses a connection may not have learned its epoch
+    }
+    if (this.#epoch === 0) {
       this.#epoch = epoch;
     }
     if (epoch !== this.#epoch || epoch === 0) {

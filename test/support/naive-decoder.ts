@@ -109,14 +109,16 @@ export function decodeNaively(bytes: Uint8Array, options: NaiveOptions): NaiveRe
       value: view.getUint32(at + 20, true),
       payloadLength: view.getUint32(at + 24, true),
     };
-    epoch ??= header.epoch;
+    const isRefusal = number === 0 && header.type === FrameType.error;
+    if (!isRefusal) {
+      epoch ??= header.epoch;
+    }
     const isRight =
       bytes[at] === 0x56 &&
       bytes[at + 1] === 0x4c &&
       view.getUint32(at + 28, true) === 0 &&
       header.sequence === number &&
-      header.epoch > 0 &&
-      header.epoch === epoch &&
+      (isRefusal || (header.epoch > 0 && header.epoch === epoch)) &&
       allows(header, number === 0, options);
     if (!isRight) {
       return { frames, isRefused: true };

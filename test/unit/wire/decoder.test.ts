@@ -275,6 +275,14 @@ describe('order', () => {
     expect(thrownBy(() => decoderOf(options).push(old))).toMatchObject({ code: 'PROTOCOL_VIOLATION' });
   });
 
+  it('is of any epoch, where a destination refuses before it knows', () => {
+    const decoder = decoderOf({ epoch: 5, connection: 'control-from-destination' });
+    decoder.push(encodeFrame({ type: FrameType.error, sequence: 0, epoch: 0, value: 4 }));
+    expect(log.lines).toEqual(['21:4:0']);
+    const second = encodeFrame({ type: FrameType.error, sequence: 1, epoch: 0, value: 4 });
+    expect(thrownBy(() => decoder.push(second))).toMatchObject({ code: 'PROTOCOL_VIOLATION' });
+  });
+
   it('begins anew after 2^32 frames', () => {
     const decoder = decoderOf({ firstSequence: 2 ** 32 - 1, connection: 'control-from-source' });
     decoder.push(encodeFrame({ type: FrameType.ping, sequence: 2 ** 32 - 1, epoch: 1 }));
