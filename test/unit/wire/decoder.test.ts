@@ -101,6 +101,16 @@ describe('where bytes are read to', () => {
     expect(log.lines).toEqual(['33:0:4096', '7:9:0']);
   });
 
+  it('is little of the staging buffer after a long payload, and all of it after anything else', () => {
+    const decoder = decoderOf({ stagingBytes: 8192 });
+    const run = pages(3);
+    read(decoder, run.subarray(0, 100));
+    read(decoder, run.subarray(100));
+    expect(decoder.target()).toHaveLength(4096);
+    decoder.advance(0);
+    expect(decoder.target()).toHaveLength(8192);
+  });
+
   it('stays right when the decoder is resumed meanwhile, though a place is known then', () => {
     const decoder = decoderOf({ stagingBytes: 128 });
     log.onFrame = ({ type }) => type === FrameType.ping && decoder.pause();
