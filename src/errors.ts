@@ -14,6 +14,7 @@ export type LacunaErrorCode =
   // what the other end or the link did
   | 'DESTINATION_FAILED'
   | 'DESTINATION_SILENT'
+  | 'LINK_LOST'
   | 'PROTOCOL_VIOLATION'
   | 'COUNT_MISMATCH'
   | 'COMMIT_UNCONFIRMED'
