@@ -14,7 +14,6 @@ export type LacunaErrorCode =
   // what the other end or the link did
   | 'DESTINATION_FAILED'
   | 'DESTINATION_SILENT'
-  | 'LINK_LOST'
   | 'PROTOCOL_VIOLATION'
   | 'COUNT_MISMATCH'
   | 'COMMIT_UNCONFIRMED'
