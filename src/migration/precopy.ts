@@ -861,7 +861,9 @@ export class PrecopySource {
           'run at the destination',
       );
     }
-    this.#askAgain(message);
+    if (this.#askAgain(message)) {
+      return AGAIN; // the answer may be there already
+    }
     if (now >= this.#confirmAt) {
       this.#confirmAt = Number.POSITIVE_INFINITY;
       this.#options.onEvent({ type: 'unconfirmed', waitedMs: now - this.#committedAt });
@@ -883,23 +885,24 @@ export class PrecopySource {
 
   /**
    * What is no answer changes nothing but what is asked: the commit, or that it be taken back, again once the link is there
-   * again. Only whom it was sent to is asked: another destination can't know what became of it (I10).
+   * again. Only whom it was sent to is asked: another destination can't know what became of it (I10). True: it was asked.
    */
-  #askAgain(message: DestinationMessage | undefined): void {
+  #askAgain(message: DestinationMessage | undefined): boolean {
     const isRestored = message?.type === 'restored';
     if (isRestored || message?.type === 'lost' || message?.type === 'unknown-migration') {
       this.#options.onEvent(message);
     }
-    if (this.#withdrawalWanted && !this.#withdrawing) {
-      this.#withdrawing = true;
-      this.#channel.withdraw();
-    } else if (isRestored && message.kept) {
-      if (this.#withdrawing) {
-        this.#channel.withdraw();
-      } else {
-        this.#channel.commit();
-      }
+    const isChanged = this.#withdrawalWanted && !this.#withdrawing;
+    this.#withdrawing ||= isChanged;
+    if (!isChanged && !(isRestored && message.kept)) {
+      return false;
     }
+    if (this.#withdrawing) {
+      this.#channel.withdraw();
+    } else {
+      this.#channel.commit();
+    }
+    return true;
   }
 
   // ── a link that breaks ────────────────────────────────────────────────────────────────────────────────────

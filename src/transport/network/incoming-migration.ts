@@ -97,6 +97,8 @@ export interface IncomingHost {
   say(type: ListenerEvent['type'], text: string): void;
   /** What became of the migration: taken down before its source is told. */
   settle(outcome: Outcome): void;
+  /** Tells a source what became of the migration. */
+  answer(connection: ControlConnection): void;
   /** Nothing of it is left. */
   over(): void;
 }
@@ -343,7 +345,7 @@ export class IncomingMigration {
   // ── what arrives ──────────────────────────────────────────────────────────────────────────────────────────
 
   /** A frame of the connection that counts, after its hello. Throws PROTOCOL_VIOLATION. */
-  frame({ type, value }: Readonly<FrameHeader>, payload: Uint8Array): void {
+  frame(connection: ControlConnection, { type, value }: Readonly<FrameHeader>, payload: Uint8Array): void {
     const link = this.#link;
     switch (type) {
       case FrameType.deviceState:
@@ -362,9 +364,9 @@ export class IncomingMigration {
         if (this.phase === 'ready') {
           this.phase = 'starting';
         }
-        return this.#decide((sink) => sink.commit());
+        return this.#decide(connection, (sink) => sink.commit());
       case FrameType.withdraw:
-        return this.#decide((sink) => sink.withdraw());
+        return this.#decide(connection, (sink) => sink.withdraw());
       case FrameType.cancel:
         if (this.phase !== 'starting') {
           void this.discard('its source has called it off', true);
@@ -416,8 +418,14 @@ export class IncomingMigration {
   }
 
   /** What decides about the guest is heard when nothing of an older link writes its memory any more, and in order. */
-  #decide(frame: (sink: FrameSink) => void): void {
-    this.#decisions = Promise.all([this.#decisions, this.#fences]).then(() => this.#apply(frame));
+  #decide(connection: ControlConnection, frame: (sink: FrameSink) => void): void {
+    this.#decisions = Promise.all([this.#decisions, this.#fences]).then(() => {
+      if (this.phase === 'over') {
+        this.#host.answer(connection); // one before it was the last word
+      } else {
+        this.#apply(frame);
+      }
+    });
   }
 
   #apply(frame: (sink: FrameSink) => void): void {

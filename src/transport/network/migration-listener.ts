@@ -244,7 +244,7 @@ export class MigrationListener {
             peer.id = Buffer.from(hello.migrationId).toString('hex');
             this.#greet(peer, peer.id, header.epoch, hello);
           } else if (migration?.connection === connection && migration.phase !== 'over') {
-            migration.frame(header, payload);
+            migration.frame(connection, header, payload);
           } else {
             this.#answer(peer, header.type);
           }
@@ -379,6 +379,7 @@ export class MigrationListener {
       admit: (...of) => this.#options.admit(...of),
       say: (type, text) => this.#say({ type, migrationId: id, peer: connection.peer, text }),
       settle: (outcome) => this.#settled.settle(id, outcome),
+      answer: (to) => this.#tell(to, id),
       over: () => {
         this.#current = undefined;
       },
@@ -447,6 +448,10 @@ export class MigrationListener {
         'this migration is over: only its outcome can be asked for',
       );
     }
+    this.#tell(connection, id);
+  }
+
+  #tell(connection: ControlConnection, id: string): void {
     const outcome = this.#settled.tell(id);
     if (outcome === undefined) {
       connection.send(FrameType.unknownMigration);
