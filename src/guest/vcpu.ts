@@ -15,15 +15,20 @@ import {
 } from '../memory/control-buffer.js';
 import type { GuestRuntime, VcpuRegisters } from './runtime.js';
 
+/** Of registers as bytes. */
+export const REGISTERS_VERSION = 1;
+
 /** Registers as bytes: opaque to the engine, versioned, written by the guest's thread alone. */
 export function encodeRegisters(registers: VcpuRegisters): Uint8Array {
-  return new TextEncoder().encode(JSON.stringify({ version: 1, registers }));
+  return new TextEncoder().encode(JSON.stringify({ version: REGISTERS_VERSION, registers }));
 }
 
 export function decodeRegisters(bytes: Uint8Array): VcpuRegisters {
   const parsed = JSON.parse(new TextDecoder().decode(bytes)) as { version: number; registers: VcpuRegisters };
-  if (parsed.version !== 1) {
-    throw new RangeError(`vCPU registers of version ${parsed.version}; this lacuna reads version 1`);
+  if (parsed.version !== REGISTERS_VERSION) {
+    throw new RangeError(
+      `vCPU registers of version ${parsed.version}; this lacuna reads version ${REGISTERS_VERSION}`,
+    );
   }
   return parsed.registers;
 }

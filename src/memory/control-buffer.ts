@@ -114,6 +114,8 @@ export const CONTROL_BYTES: number = STATE * 4 + STATE_BYTES;
 
 /** A guest's control buffer, and the host's event word that the guest rings. */
 export class ControlBuffer {
+  /** What {@link writeState} takes at the most, in bytes. */
+  static readonly MAX_STATE_BYTES: number = STATE_BYTES;
   readonly words: SharedWords;
   readonly buffer: ArrayBufferLike;
   readonly #event: EventWord;
