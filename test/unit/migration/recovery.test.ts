@@ -1,4 +1,4 @@
-import * as fc from 'fast-check';
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { LacunaError } from '../../../src/errors.js';
 import { xorshift32 } from '../../../src/guest/content.js';
