@@ -9,8 +9,9 @@ import { atomicMapper } from '../../memory/shared-words.js';
 import { Receiver } from '../../migration/receiver.js';
 import type { DestinationVm } from '../../migration/vm.js';
 import type { Admission, MigrationOffer } from '../../transport/network/incoming-migration.js';
+import { parseDeviceState } from '../../vmm/device-state.js';
 import { receivingVm } from '../../vmm/worker-destination.js';
-import { parseDeviceState, WorkerGuest } from '../../vmm/worker-guest.js';
+import { WorkerGuest } from '../../vmm/worker-guest.js';
 import type { DestinationMessage, PageCounts } from '../../wire/channel.js';
 
 /** What is wanted of a guest that comes in. */
@@ -50,6 +51,7 @@ export async function admitGuest(
     control: guest.control.buffer as SharedArrayBuffer,
     event: event.buffer,
     channel: new SharedArrayBuffer(0),
+    trace,
     holdAtStart: false,
     refuses: undefined,
   });
@@ -76,7 +78,7 @@ export async function admitGuest(
     ended: (outcome) => {
       if (outcome === 'started') {
         guest.adopt(deviceState!);
-        const { vcpu } = parseDeviceState(deviceState!);
+        const { vcpu } = parseDeviceState(deviceState!, { layout: memory.layout, trace });
         onStarted(guest, startedAt, decodeRegisters(new TextEncoder().encode(vcpu)).config.workload);
       } else {
         void guest.kill();

@@ -285,7 +285,11 @@ class Sending {
         console.error('interrupted: nothing was sent');
         return ExitCode.interrupted;
       }
-      throw thrown;
+      if (isLacunaError(thrown, 'INVALID_ARGUMENT') || !isLacunaError(thrown)) {
+        throw thrown;
+      }
+      console.error(`${pc.red('lacuna:')} ${thrown.message}`); // what the destination says is no usage of ours
+      return ExitCode.verificationFailed;
     }
     const passed = await this.#check();
     await this.#stayed(isLacunaError(thrown, 'CANCELLED') ? thrown.message : messageOf(thrown), passed);
