@@ -84,17 +84,16 @@ it.each([
   const take = (): void => {
     for (const { slot, runs, busyMs } of batches.splice(0)) {
       expect(busyMs).toBeGreaterThan(0);
-      for (const { pfn, pageCount, payloadAt, payloadLength } of runs) {
+      for (const { pfn, pageCount, pages, payload } of runs) {
         expect(seen.has(pfn)).toBe(false);
         seen.add(pfn);
         const into = arrived.subarray(pfn * PAGE_SIZE, (pfn + pageCount) * PAGE_SIZE);
-        if (payloadLength === 0) {
+        if (payload === undefined) {
           raw += pageCount;
-          into.set(pagesOf(pfn, pageCount));
+          into.set(pages);
         } else {
           compressed += pageCount;
-          expect(payloadLength).toBeLessThanOrEqual((pageCount * PAGE_SIZE * 7) / 8);
-          const payload = new Uint8Array(compressor.slots.buffer, payloadAt, payloadLength);
+          expect(payload.length).toBeLessThanOrEqual((pageCount * PAGE_SIZE * 7) / 8);
           inflateRun(payload, into, pageCount);
         }
       }
@@ -155,14 +154,10 @@ it('what is compressed is the copy: a thread that scribbles over the pages meanw
           await next;
         }
         for (const { slot, runs } of batches.splice(0)) {
-          for (const { pageCount, payloadAt, payloadLength } of runs) {
-            if (payloadLength > 0) {
+          for (const { pageCount, payload } of runs) {
+            if (payload !== undefined) {
               // Throws if it is no stream of just so many bytes.
-              inflateRun(
-                new Uint8Array(compressor.slots.buffer, payloadAt, payloadLength),
-                into.subarray(0, pageCount * PAGE_SIZE),
-                pageCount,
-              );
+              inflateRun(payload, into.subarray(0, pageCount * PAGE_SIZE), pageCount);
               compressed += 1;
               // Every byte is one that the scribbler wrote, at some time.
               expect(into.findIndex((byte) => (byte & 0xf0) !== 0)).toBe(-1);
@@ -226,7 +221,7 @@ it('a thread that fails hands its runs back, to go raw, and no more are taken', 
       await more();
     }
     expect(batches.map(({ runs }) => runs.map(({ pfn }) => pfn))).toEqual([[0], [0x0123_4567]]);
-    expect(batches[1]!.runs[0]!.payloadLength).toBe(0);
+    expect(batches[1]!.runs[0]!.payload).toBeUndefined();
     expect(compressor.failure).toMatch('a thread that compresses has failed: ');
     expect(compressor.hasRoom).toBe(false);
   } finally {

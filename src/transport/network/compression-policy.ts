@@ -27,8 +27,12 @@ export interface CompressionCounts {
 /** What becomes of the next run; `wait`: neither the compressor nor the link has room for it. */
 export type CompressionChoice = 'compress' | 'raw' | 'wait';
 
-/** The link's rate is taken over so long. */
+/**
+ * The link's rate is taken over so long, from one moment at which it was seen to take something to another: a socket tells
+ * of what it wrote in lumps of some MiB. After the longer time it is taken without: then the link does not move.
+ */
 const WINDOW_MS = 100;
+const LONGEST_WINDOW_MS = 2000;
 /** A window in which less than this share of the time had something waiting says only what the link can do at least. */
 const BUSY_SHARE = 0.8;
 /** What the last window counts for in the average. */
@@ -77,8 +81,11 @@ export class CompressionPolicy {
   #windowFrom = Number.NaN;
   #windowTaken = 0;
   #windowIdleMs = 0;
+  /** In the first window the kernel's buffers fill, as fast as memory is copied. */
+  #isFirstWindow = true;
   #seenAt = Number.NaN;
   #seenWaiting = 0;
+  #seenTaken = 0;
   #probeAt = Number.NEGATIVE_INFINITY;
   #probeBytes = 0;
 
@@ -169,13 +176,17 @@ export class CompressionPolicy {
       // Had it been empty all the time, or for a moment only? It is not known, and counts as idle.
       this.#windowIdleMs += now - this.#seenAt;
     }
+    const hasMoved = takenBytes !== this.#seenTaken;
     this.#seenAt = now;
     this.#seenWaiting = waitingBytes;
+    this.#seenTaken = takenBytes;
     const elapsedMs = now - this.#windowFrom;
-    if (elapsedMs >= WINDOW_MS) {
+    if (elapsedMs >= (hasMoved ? WINDOW_MS : LONGEST_WINDOW_MS)) {
       const rate = (takenBytes - this.#windowTaken) / elapsedMs;
       const known = this.#linkBytesPerMs;
-      if (Number.isNaN(known)) {
+      if (this.#isFirstWindow) {
+        this.#isFirstWindow = false;
+      } else if (Number.isNaN(known)) {
         this.#linkBytesPerMs = rate;
       } else if (this.#windowIdleMs <= (1 - BUSY_SHARE) * elapsedMs) {
         this.#linkBytesPerMs = known + WINDOW_WEIGHT * (rate - known);

@@ -2,21 +2,25 @@ import { PAGE_SIZE } from '../../memory/page.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { deflateRunInto, longestCompressed } from './compressed-run.js';
 
-/** Pages that a slot holds, in as many runs as there are. */
+/** Pages that a slot holds, and in how many runs. */
 export const SLOT_PAGES = 256;
+export const SLOT_RUNS = 32;
 const ENTRY_WORDS = 4;
-const TABLE_BYTES: number = SLOT_PAGES * ENTRY_WORDS * 4;
+const TABLE_BYTES: number = SLOT_RUNS * ENTRY_WORDS * 4;
 const PAGES_AT: number = TABLE_BYTES;
 const PAYLOAD_AT: number = PAGES_AT + SLOT_PAGES * PAGE_SIZE;
 const SLOT_BYTES: number = PAYLOAD_AT + longestCompressed(SLOT_PAGES * PAGE_SIZE);
 
 /** A run of a slot that was compressed. */
 export interface CompressedRun {
+  /** Which of all slots' runs it is: see {@link CompressionSlots.payload}. */
+  readonly index: number;
   readonly pfn: number;
   readonly pageCount: number;
-  /** Where its payload lies in {@link CompressionSlots.buffer}, and how long it is; 0: the run goes raw. */
-  readonly payloadAt: number;
-  readonly payloadLength: number;
+  /** The copy of its pages. */
+  readonly pages: Uint8Array<SharedArrayBuffer>;
+  /** What they became; undefined if they do not shrink: the run goes raw. */
+  readonly payload: Uint8Array<SharedArrayBuffer> | undefined;
 }
 
 /**
@@ -24,8 +28,8 @@ export interface CompressedRun {
  * that send them, so that nothing is cloned for a run. A slot's runs are compressed by one thread in one go.
  *
  * ```
- *   slot:  0  table    256 × 4 words, a run each: pfn, pages, where its payload is in the buffer, bytes of that
- *       4096  pages    1 MiB: copies of the runs' pages, one behind the other
+ *   slot:  0  table    32 × 4 words, a run each: pfn, pages, where its payload is in the buffer, bytes of that
+ *        512  pages    1 MiB: copies of the runs' pages, one behind the other
  *             payload  7/8 MiB: what they became; a run that does not shrink by an eighth has none
  * ```
  *
@@ -35,7 +39,7 @@ export interface CompressedRun {
 export class CompressionSlots {
   readonly buffer: SharedArrayBuffer;
   readonly count: number;
-  readonly #bytes: Uint8Array;
+  readonly #bytes: Uint8Array<SharedArrayBuffer>;
 
   constructor(buffer: SharedArrayBuffer) {
     this.buffer = buffer;
@@ -80,15 +84,28 @@ export class CompressionSlots {
   /** What became of them. */
   runs(slot: number, runCount: number): CompressedRun[] {
     const table = this.#table(slot);
+    let from = slot * SLOT_BYTES + PAGES_AT;
     return Array.from({ length: runCount }, (_, run) => {
-      const at = run * ENTRY_WORDS;
+      const pageCount = table[run * ENTRY_WORDS + 1]!;
+      const pages = this.#bytes.subarray(from, from + pageCount * PAGE_SIZE);
+      from += pages.length;
+      const index = slot * SLOT_RUNS + run;
+      const payload = this.payload(index);
       return {
-        pfn: table[at]!,
-        pageCount: table[at + 1]!,
-        payloadAt: table[at + 2]!,
-        payloadLength: table[at + 3]!,
+        index,
+        pfn: table[run * ENTRY_WORDS]!,
+        pageCount,
+        pages,
+        payload: payload.length > 0 ? payload : undefined,
       };
     });
+  }
+
+  /** What a run became, for whoever sends it. */
+  payload(index: number): Uint8Array<SharedArrayBuffer> {
+    const table = this.#table(Math.floor(index / SLOT_RUNS));
+    const at = (index % SLOT_RUNS) * ENTRY_WORDS;
+    return this.#bytes.subarray(table[at + 2]!, table[at + 2]! + table[at + 3]!);
   }
 
   #table(slot: number): Uint32Array {

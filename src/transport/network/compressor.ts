@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import { LacunaError, messageOf } from '../../errors.js';
 import { PAGE_SIZE } from '../../memory/page.js';
-import { type CompressedRun, CompressionSlots, SLOT_PAGES } from './compression-slots.js';
+import { type CompressedRun, CompressionSlots, SLOT_PAGES, SLOT_RUNS } from './compression-slots.js';
 
 /** What a thread of the pool is started with (`workers/compress.ts`). */
 export interface CompressorThreadData {
@@ -26,6 +26,15 @@ export interface CompressedBatch {
 const NO_SLOT = -1;
 /** More threads than this are of no use to a link that compression is worth anything for. */
 const MOST_THREADS = 4;
+const MOST_SLOTS: number = slotsFor(MOST_THREADS);
+
+/** Runs that may be in the compressor's hands at the most. */
+export const MOST_RUNS_IN_HAND: number = MOST_SLOTS * SLOT_RUNS;
+
+/** For each thread a slot that is being compressed and one that is next; the others are being filled, or sent. */
+function slotsFor(threads: number): number {
+  return 2 * threads + 4;
+}
 
 /** How many threads compress: one core is left to everything else. */
 export function compressorThreads(): number {
@@ -55,8 +64,11 @@ export class Compressor {
   constructor(
     onDone: (batch: CompressedBatch) => void,
     threads: number = compressorThreads(),
-    slots: number = 2 * threads + 4,
+    slots: number = slotsFor(threads),
   ) {
+    if (!(threads >= 1 && slots >= 1 && slots <= MOST_SLOTS)) {
+      throw new LacunaError('INVALID_ARGUMENT', `${threads} threads that compress, ${slots} slots`);
+    }
     this.threads = threads;
     this.slots = CompressionSlots.allocate(slots);
     this.#free = Array.from({ length: slots }, (_, slot) => slot);
@@ -123,7 +135,7 @@ export class Compressor {
 
   #postIfDue(): void {
     const { runCount, pageCount } = this.#filling;
-    if (pageCount === SLOT_PAGES || (runCount > 0 && this.#tasks < this.threads)) {
+    if (pageCount === SLOT_PAGES || runCount === SLOT_RUNS || (runCount > 0 && this.#tasks < this.threads)) {
       this.#post();
     }
   }
@@ -144,7 +156,7 @@ export class Compressor {
       this.#postIfDue();
       this.#onDone({
         slot,
-        runs: asRaw ? runs.map((run) => ({ ...run, payloadLength: 0 })) : runs,
+        runs: asRaw ? runs.map((run) => ({ ...run, payload: undefined })) : runs,
         busyMs,
       });
     };
