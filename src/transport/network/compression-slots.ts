@@ -5,6 +5,8 @@ import { deflateRunInto, longestCompressed } from './compressed-run.js';
 /** Pages that a slot holds, and in how many runs. */
 export const SLOT_PAGES = 256;
 export const SLOT_RUNS = 32;
+/** Slots that there are at the most. */
+export const MOST_SLOTS = 12;
 const ENTRY_WORDS = 4;
 const TABLE_BYTES: number = SLOT_RUNS * ENTRY_WORDS * 4;
 const PAGES_AT: number = TABLE_BYTES;

@@ -2,7 +2,13 @@ import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import { LacunaError, messageOf } from '../../errors.js';
 import { PAGE_SIZE } from '../../memory/page.js';
-import { type CompressedRun, CompressionSlots, SLOT_PAGES, SLOT_RUNS } from './compression-slots.js';
+import {
+  type CompressedRun,
+  CompressionSlots,
+  MOST_SLOTS,
+  SLOT_PAGES,
+  SLOT_RUNS,
+} from './compression-slots.js';
 
 /** What a thread of the pool is started with (`workers/compress.ts`). */
 export interface CompressorThreadData {
@@ -26,10 +32,6 @@ export interface CompressedBatch {
 const NO_SLOT = -1;
 /** More threads than this are of no use to a link that compression is worth anything for. */
 const MOST_THREADS = 4;
-const MOST_SLOTS: number = slotsFor(MOST_THREADS);
-
-/** Runs that may be in the compressor's hands at the most. */
-export const MOST_RUNS_IN_HAND: number = MOST_SLOTS * SLOT_RUNS;
 
 /** For each thread a slot that is being compressed and one that is next; the others are being filled, or sent. */
 function slotsFor(threads: number): number {

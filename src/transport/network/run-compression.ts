@@ -7,13 +7,13 @@ import { type CompressedBatch, Compressor } from './compressor.js';
 export interface RunOutput {
   /** Bytes that the link has taken in all, and that wait for it. */
   readonly takenBytes: number;
-  readonly unflushedBytes: number;
+  readonly waitingBytes: number;
   /** Sends a run as it is. */
   sendRaw(pfn: number, pageCount: number, pages: Uint8Array<ArrayBufferLike>): void;
-  /** Sends compressed and raw runs, up to {@link MOST_RUNS_IN_HAND} beyond what there is room for. The answer says when they have left. */
+  /** Sends compressed and raw runs, all that are in hand beyond what there is room for, if need be. The answer says when they have left. */
   sendBatch(runs: readonly CompressedRun[]): Departure;
-  /** There is room again, or less in hand: whoever waits for that looks again. */
-  ring(): void;
+  /** There is less in hand. */
+  news(): void;
 }
 
 /** Something on its way to the kernel. */
@@ -73,9 +73,9 @@ export class RunCompression {
   }
 
   /** Whether a run may be given to {@link pageRun}; `linkHasRoom`: the streams would take one. */
-  hasRoom(linkHasRoom: boolean): boolean {
+  hasRoom(linkHasRoom: () => boolean): boolean {
     const choice = this.#choose(this.#clock());
-    return choice === 'compress' || (choice === 'raw' && linkHasRoom);
+    return choice === 'compress' || (choice === 'raw' && linkHasRoom());
   }
 
   /** Takes a run; `pages` are read before this returns, or passed on. */
@@ -120,11 +120,11 @@ export class RunCompression {
     if (this.#compressor.failure !== undefined) {
       return 'raw';
     }
-    return this.#policy.choose(now, this.#compressor.hasRoom, this.#output.unflushedBytes);
+    return this.#policy.choose(now, this.#compressor.hasRoom, this.#output.waitingBytes);
   }
 
   #look(now: number): void {
-    this.#policy.link(this.#output.takenBytes, this.#output.unflushedBytes, now);
+    this.#policy.link(this.#output.takenBytes, this.#output.waitingBytes, now);
   }
 
   #done({ slot, runs, busyMs }: CompressedBatch): void {
@@ -137,7 +137,7 @@ export class RunCompression {
     const departure = this.#output.sendBatch(runs);
     this.#look(now);
     this.#sent.push({ slot, departure });
-    this.#output.ring();
+    this.#output.news();
   }
 
   #releaseSlots(): void {
