@@ -1,4 +1,5 @@
 import { LacunaError, type LacunaErrorCode } from '../../errors.js';
+import type { Thread } from '../threads.js';
 
 /** Room for a failure that a thread leaves in shared memory. */
 export const FAILURE_BYTES = 2048;
@@ -16,4 +17,9 @@ export function readFailure(bytes: Uint8Array<ArrayBufferLike>): LacunaError {
   const text = new TextDecoder().decode(bytes.slice());
   const space = text.indexOf(' ');
   return new LacunaError(text.slice(0, space) as LacunaErrorCode, text.slice(space + 1));
+}
+
+/** Why the thread of a stream has died, if it has: the stream died with it. */
+export function threadFailure({ failure }: Thread): LacunaError | undefined {
+  return failure && new LacunaError('LINK_LOST', failure.message, { cause: failure });
 }

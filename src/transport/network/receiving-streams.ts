@@ -7,6 +7,7 @@ import { atomicMapper } from '../../memory/shared-words.js';
 import type { PageCounts } from '../../wire/channel.js';
 import { newThreads, type Thread, type ThreadSource } from '../threads.js';
 import { canLend, type DetachedSocket, detach, removeListeners, stopReading } from './accepted-socket.js';
+import { threadFailure } from './failure-text.js';
 import type { ReceivingThreadData } from './receiving-thread.js';
 import { STREAM_BOARD_BYTES, StreamBoard } from './stream-board.js';
 import { StreamReceiver } from './stream-receiver.js';
@@ -65,7 +66,7 @@ class ThreadedStream implements Incoming {
     const data: ReceivingThreadData = {
       index,
       epoch,
-      blocks: memory.layout.blocks,
+      blocks: memory.layout.segments, // each a block, for a layout's segments may be shorter than they could be
       buffers: memory.buffers,
       written,
       longestRunPages,
@@ -91,7 +92,7 @@ class ThreadedStream implements Incoming {
   }
 
   get failure(): LacunaError | undefined {
-    return this.#thread.failure ?? this.#board.failure;
+    return threadFailure(this.#thread) ?? this.#board.failure;
   }
 
   lend(socket: DetachedSocket): void {

@@ -8,6 +8,7 @@ import { newThreads, type Thread, type ThreadSource } from '../threads.js';
 import type { CompressionMode } from './compression-policy.js';
 import type { CompressedRun, CompressionSlots } from './compression-slots.js';
 import { connectStream, type Endpoint, type StreamJoin } from './connect-stream.js';
+import { threadFailure } from './failure-text.js';
 import { type CompressionReport, type Departure, RunCompression, type RunOutput } from './run-compression.js';
 import type { SendingThreadData } from './sending-thread.js';
 import { frameBytes, STREAM_RING_BYTES, StreamRing, StreamState } from './stream-ring.js';
@@ -60,7 +61,7 @@ class ThreadedStream implements Outgoing {
     const ring = new SharedArrayBuffer(STREAM_RING_BYTES);
     const data: SendingThreadData = {
       ...join,
-      blocks: memory.layout.blocks,
+      blocks: memory.layout.segments, // each a block, for a layout's segments may be shorter than they could be
       buffers: memory.buffers,
       ring,
       event: event.buffer,
@@ -83,7 +84,10 @@ class ThreadedStream implements Outgoing {
   }
 
   get failure(): LacunaError | undefined {
-    return this.#thread.failure ?? (this.#ring.state === StreamState.failed ? this.#ring.failure : undefined);
+    return (
+      threadFailure(this.#thread) ??
+      (this.#ring.state === StreamState.failed ? this.#ring.failure : undefined)
+    );
   }
 
   wantRoom(): void {
