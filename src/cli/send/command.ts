@@ -1,6 +1,7 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { LacunaError } from '../../errors.js';
 import type { Baseline } from '../../report/schema.js';
+import { COMPRESSION_MODES, type CompressionMode } from '../../transport/network/compression-policy.js';
 import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
 import type { CliContext } from '../context.js';
 import {
@@ -26,6 +27,7 @@ interface SendOptions extends GuestOptions, TlsOptions {
   readonly to?: HostPort;
   readonly guest?: string;
   readonly channels: number;
+  readonly compress: CompressionMode;
   readonly maxBandwidth: { name: string; bytesPerSecond: number };
   readonly hints: boolean;
   readonly zeroDetection: boolean;
@@ -89,6 +91,14 @@ export function addSendCommand({ program, version, commandLine, signal, done }: 
       'connections that carry pages, each with a thread',
       parseWhole(1, MOST_CHANNELS),
       1,
+    )
+    .addOption(
+      new Option(
+        '--compress <mode>',
+        'whether pages are compressed; auto: while that is faster than the link',
+      )
+        .choices(COMPRESSION_MODES)
+        .default('off'),
     )
     .addOption(
       new Option('--max-bandwidth <rate>', 'a cap over all channels: 1gbit, 125MB/s …')
@@ -161,6 +171,7 @@ function sendRequestOf(
     to,
     tls: tlsSettingsOf(options),
     streams: options.channels,
+    compression: options.compress,
     spec: {
       image: guestOf(options, given),
       traceAtMs: options.at,

@@ -10,6 +10,7 @@ import { formatMib, formatMs } from '../../report/format.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import type { BenchReport, BenchRun, RunReport } from '../../report/schema.js';
 import { summarise } from '../../report/summary.js';
+import type { CompressionMode } from '../../transport/network/compression-policy.js';
 import { connectMigration, type NetworkChannel } from '../../transport/network/network-channel.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
 import type { WorkerGuest } from '../../vmm/worker-guest.js';
@@ -40,6 +41,7 @@ export interface SendRequest {
   readonly to: HostPort;
   readonly tls: TlsSettings | undefined;
   readonly streams: number;
+  readonly compression: CompressionMode;
   readonly spec: RunSpec;
   /** Beyond what {@link spec} says. */
   readonly options: Partial<MigrationOptions>;
@@ -155,7 +157,7 @@ class Sending {
     memory: Parameters<typeof connectMigration>[0]['memory'],
     event: EventWord,
   ): Promise<NetworkChannel> {
-    const { to, tls, streams } = this.#request;
+    const { to, tls, streams, compression } = this.#request;
     this.#show(`connecting to ${this.#to}`);
     const { image } = this.#spec;
     const channel = await connectMigration({
@@ -165,6 +167,7 @@ class Sending {
       event,
       label: image.name,
       guest: describeGuest(image.trace?.name),
+      compression,
       signal: this.#signal,
     });
     this.#channel = channel;

@@ -5,6 +5,7 @@ import type { GuestMemory } from '../../memory/guest-memory.js';
 import { PAGE_SIZE } from '../../memory/page.js';
 import type { DestinationMessage, PageCounts, SourceChannel } from '../../wire/channel.js';
 import {
+  Feature,
   type FrameHeader,
   FrameType,
   ID_BYTES,
@@ -20,6 +21,7 @@ import {
   type Hello,
   type Welcome,
 } from '../../wire/hello.js';
+import type { CompressionMode } from './compression-policy.js';
 import type { Endpoint } from './connect-stream.js';
 import type { ControlConnection } from './control-connection.js';
 import { openControl } from './open-control.js';
@@ -39,6 +41,8 @@ export interface ConnectOptions {
   readonly label: string;
   /** What the destination's VMM has to know of the guest; JSON by convention. */
   readonly guest?: string;
+  /** Whether runs are compressed, if the destination takes that; `off` by default. */
+  readonly compression?: CompressionMode | undefined;
   /** The longest wait between two attempts to connect again grows from `firstMs` to `mostMs`. 200 ms and 5 s by default. */
   readonly retry?: { readonly firstMs: number; readonly mostMs: number };
   /** A link on which nothing is heard for so long is lost. 10 s by default. */
@@ -580,6 +584,7 @@ class Session {
       epoch: this.#epoch,
       memory,
       event,
+      compression: (welcome.features & Feature.compressedRuns) === 0 ? 'off' : this.#options.compression,
       signal,
     });
   }
@@ -588,7 +593,7 @@ class Session {
     const { label, guest = '', memory, streams } = this.#options;
     return {
       requiredFeatures: 0,
-      optionalFeatures: 0,
+      optionalFeatures: (this.#options.compression ?? 'off') === 'off' ? 0 : Feature.compressedRuns,
       streams,
       resumes,
       committed: this.#committed,

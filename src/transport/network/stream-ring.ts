@@ -4,6 +4,7 @@ import { MIB, PAGE_SIZE } from '../../memory/page.js';
 import type { SharedWords, WordMapper } from '../../memory/shared-words.js';
 import { FRAME_HEADER_BYTES } from '../../wire/channel.js';
 import { FrameType } from '../../wire/frames.js';
+import { MOST_SLOTS, SLOT_RUNS } from './compression-slots.js';
 import { FAILURE_BYTES, readFailure, writeFailure } from './failure-text.js';
 
 /**
@@ -22,7 +23,7 @@ import { FAILURE_BYTES, readFailure, writeFailure } from './failure-text.js';
  *     7  STOP              main             the thread's load after a ring of its doorbell
  *     8  FAILURE_LENGTH    thread
  *     9  PUT_BYTES         main             the thread's load in flushed(): how much is left (wraps)
- *    16  frames            main             1024 × 4 words: type, pfn, pageCount, value; published by WRITE_INDEX
+ *    16  frames            main             2048 × 4 words: type, pfn, pageCount, value; published by WRITE_INDEX
  *        failure           thread           2 KiB
  * ```
  */
@@ -37,12 +38,12 @@ const STOP = 7;
 const FAILURE_LENGTH = 8;
 const PUT_BYTES = 9;
 const FRAMES = 16;
-const FRAME_SLOTS = 1024;
+const FRAME_SLOTS = 2048;
 const FRAME_WORDS = 4;
 const FAILURE_AT = (FRAMES + FRAME_SLOTS * FRAME_WORDS) * 4;
 
-/** Slots for what is sent without asking for room: ends of rounds, and a run that was cut into pieces. */
-const SPARE_SLOTS = 16;
+/** Slots for what is sent without asking for room: ends of rounds, a run that was cut into pieces, all that is being compressed. */
+const SPARE_SLOTS: number = 16 + MOST_SLOTS * SLOT_RUNS;
 
 /** Bytes of frames that may wait in the ring and the socket: more would only delay what comes after. */
 const MOST_UNFLUSHED_BYTES: number = 16 * MIB;
@@ -63,9 +64,9 @@ export interface RingFrame {
   value: number;
 }
 
-/** What a frame comes to on the wire, uncompressed. */
-export function frameBytes(type: number, pageCount: number): number {
-  return FRAME_HEADER_BYTES + (type === FrameType.pages ? pageCount * PAGE_SIZE : 0);
+/** What a frame comes to on the wire. */
+export function frameBytes(type: number, pageCount: number, compressedBytes = 0): number {
+  return FRAME_HEADER_BYTES + (type === FrameType.pages ? pageCount * PAGE_SIZE : compressedBytes);
 }
 
 /** The main thread's end. */
@@ -98,13 +99,14 @@ export class StreamRing {
     this.#words.store(SOURCE_WAITING, 1);
   }
 
-  put(type: number, pfn: number, pageCount: number, value: number): void {
+  /** `compressedBytes`: of a compressed run's payload, and `value` says which run of the slots it is. */
+  put(type: number, pfn: number, pageCount: number, value: number, compressedBytes = 0): void {
     const at = (this.#writeIndex & (FRAME_SLOTS - 1)) * FRAME_WORDS;
     this.#frames[at] = type;
     this.#frames[at + 1] = pfn;
     this.#frames[at + 2] = pageCount;
     this.#frames[at + 3] = value;
-    this.#putBytes = (this.#putBytes + frameBytes(type, pageCount)) | 0;
+    this.#putBytes = (this.#putBytes + frameBytes(type, pageCount, compressedBytes)) | 0;
     this.#writeIndex = (this.#writeIndex + 1) | 0;
     this.#words.store(PUT_BYTES, this.#putBytes);
     this.#words.store(WRITE_INDEX, this.#writeIndex); // publishes the frame; pairs with the load in take()
