@@ -19,6 +19,7 @@ export type LacunaErrorCode =
   | 'COMMIT_UNCONFIRMED'
   | 'DEVICE_STATE_INVALID'
   // how a migration ended
+  | 'NOT_CONVERGING'
   | 'CANCELLED'
   | 'VERIFICATION_FAILED'
   // a mistake in a program that uses lacuna, or in lacuna

@@ -82,6 +82,8 @@ export type MigrationEvent =
   | { readonly type: 'session-done'; readonly id: number }
   | { readonly type: 'session-expired'; readonly id: number }
   | { readonly type: 'round-end'; readonly record: RoundRecord }
+  /** The guest is kept from running for this share of the time, from here on; 0: no more. */
+  | { readonly type: 'throttled'; readonly share: number }
   | { readonly type: 'stopping'; readonly reason: SwitchoverReason }
   | { readonly type: 'stopped' }
   | { readonly type: 'ready' }
@@ -102,6 +104,8 @@ export interface PrecopyOptions extends MigrationOptions {
 const POLL_LIMIT = 1024;
 /** How long the host polls for hints before it asks to be notified instead: a kick costs the guest an exit. */
 const SPIN_MS = 1;
+/** Rounds that came to so much of the cap were held up by it, and tell nothing of the link. */
+const HELD_UP_BY_CAP = 0.9;
 /** Assumed before anything was measured: a 10 Gbit/s link. */
 const ASSUMED_BYTES_PER_MS = 1_250_000;
 /** A round with fewer bytes says nothing about the rate, and as few pages written again nothing about reports. */
@@ -136,6 +140,8 @@ export class PrecopySource {
   /** By the guest's own stamps, ms since the epoch. */
   guestStoppedAt: number = Number.NaN;
   guestStartedAt: number = Number.NaN;
+  /** The largest share of the time for which the guest was kept from running. */
+  highestThrottle = 0;
 
   readonly #vm: SourceVm;
   readonly #channel: SourceChannel;
@@ -166,8 +172,19 @@ export class PrecopySource {
   /** Since when the channel has had no room. */
   #fullSince = Number.NaN;
   #measuredBytesPerMs = Number.NaN;
+  /** The share of the time for which the guest is kept from running now. */
+  #throttled = 0;
+  /** The device state that waits for the link to have room for it. */
+  #deviceState: Uint8Array | undefined;
 
+  /** Throws INVALID_ARGUMENT if the VM can't do what the options ask for. */
   constructor(vm: SourceVm, channel: SourceChannel, options: PrecopyOptions) {
+    if (options.onStall === 'throttle' && vm.throttle === undefined) {
+      throw new LacunaError(
+        'INVALID_ARGUMENT',
+        'onStall "throttle": this VM has no throttle(); give it one, or choose "switch" or "cancel"',
+      );
+    }
     this.#vm = vm;
     this.#channel = channel;
     this.#options = options;
@@ -288,15 +305,22 @@ export class PrecopySource {
       this.accounts.dirtied = 0;
       this.accounts.sendAll();
     } else {
-      const reason = this.#convergence.decide({
+      const outlook = {
         round: this.rounds.length,
         pendingPages: this.accounts.send.count(),
         unflushedBytes: this.#channel.unflushedBytes,
-        bytesPerMs: this.#bytesPerMs(),
-      });
-      if (reason !== undefined) {
-        this.switchover = reason;
-        this.#options.onEvent({ type: 'stopping', reason });
+        bytesPerMs: this.#switchoverBytesPerMs(),
+      };
+      const decision = this.#convergence.decide(outlook);
+      if (decision === 'cancel') {
+        this.#giveUp(Convergence.expectedDowntimeMs(outlook));
+        return;
+      } else if (decision === 'throttle') {
+        this.#throttle(this.#convergence.throttle);
+      } else if (decision !== undefined) {
+        this.switchover = decision;
+        this.#options.onEvent({ type: 'stopping', reason: decision });
+        this.#pacer.changeRate(this.#switchoverBytesPerSecond, now);
         this.#vm.requestPause();
         this.#deadline = now + this.#options.pauseTimeoutMs;
         this.phase = 'pausing';
@@ -327,6 +351,7 @@ export class PrecopySource {
     this.rounds.push(record);
     this.#round = record;
     this.#cursor.restart();
+    this.#deviceState = undefined;
     this.#waitedMs = 0;
     return record;
   }
@@ -361,6 +386,30 @@ export class PrecopySource {
     return Number.isNaN(this.#measuredBytesPerMs)
       ? Math.min(ASSUMED_BYTES_PER_MS, this.#pacer.bytesPerMs)
       : Math.min(this.#measuredBytesPerMs, this.#pacer.bytesPerMs);
+  }
+
+  get #switchoverBytesPerSecond(): number {
+    return this.#options.switchoverBytesPerSecond ?? this.#options.bytesPerSecond;
+  }
+
+  /** What the last round will be sent at. */
+  #switchoverBytesPerMs(): number {
+    const rounds = this.#bytesPerMs();
+    const last = this.#switchoverBytesPerSecond / 1000;
+    const cap = this.#options.bytesPerSecond / 1000;
+    if (last <= cap || last === Number.POSITIVE_INFINITY || rounds < cap * HELD_UP_BY_CAP) {
+      return Math.min(rounds, last);
+    }
+    return last; // the rounds could have been as fast, for all that is known
+  }
+
+  #throttle(share: number): void {
+    if (share !== this.#throttled) {
+      this.#throttled = share;
+      this.highestThrottle = Math.max(this.highestThrottle, share);
+      this.#vm.throttle?.(share);
+      this.#options.onEvent({ type: 'throttled', share });
+    }
   }
 
   // ── hints ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -503,7 +552,7 @@ export class PrecopySource {
     }
     const blockedUntil = this.#blockedUntil(now);
     if (blockedUntil !== AGAIN) {
-      if (this.#fillMeanwhile(now)) {
+      if (this.#pacer.takesHeader(now) && this.#fillMeanwhile(now)) {
         return AGAIN;
       }
       return session === undefined || device === undefined || !this.#hintsToCome(session)
@@ -616,8 +665,8 @@ export class PrecopySource {
   }
 
   /**
-   * Sends the first frame's worth of the run in hand: its first pages that are alike. A run that mixes data and
-   * zeroes takes several steps, so that a channel is asked before each frame whether it has room.
+   * Sends the first frame's worth of the run in hand: its first pages that are alike, and of data no more than the link
+   * carries in some ms. The rest takes further steps, so that channel and link are asked before each frame for room.
    */
   #sendFrame(now: number): void {
     const run = this.#run;
@@ -634,6 +683,9 @@ export class PrecopySource {
       while (pages < pageCount && this.#kindOf(bytes, pages, pfn + pages, hasInflated) === kind) {
         pages += 1;
       }
+    }
+    if (kind === Kind.data) {
+      pages = this.#pacer.longestRun(pages);
     }
     run.pfn += pages;
     run.pageCount -= pages;
@@ -687,6 +739,7 @@ export class PrecopySource {
   #stepPausing(now: number): number {
     if (this.#vm.paused) {
       this.guestStoppedAt = this.#vm.stoppedAt;
+      this.#throttle(0); // not before: it is to stand still, not to catch up; it goes on there, or here, at full speed
       this.#vm.device?.freeze(); // nothing of the host's after the final drain (V14)
       this.#options.onEvent({ type: 'stopped' });
       this.phase = 'final-sync';
@@ -713,10 +766,21 @@ export class PrecopySource {
       this.#sendFrame(now);
       return AGAIN;
     }
-    this.#endRound(now);
-    const state = this.#vm.saveDeviceState();
+    let state = this.#deviceState;
+    if (state === undefined) {
+      this.#endRound(now);
+      state = this.#vm.saveDeviceState();
+      // It is one frame, of any length. So it is charged first, and goes when the link would have carried it.
+      this.#pacer.charge(FRAME_HEADER_BYTES + state.length, now);
+      const readyAt = this.#pacer.readyAt(now);
+      if (readyAt > now) {
+        this.#deviceState = state;
+        return readyAt;
+      }
+    }
+    this.#deviceState = undefined;
     this.#channel.deviceState(state);
-    this.#charge(FRAME_HEADER_BYTES + state.length, now);
+    this.transferredBytes += FRAME_HEADER_BYTES + state.length;
     this.#channel.finish();
     this.#charge(FRAME_HEADER_BYTES, now);
     this.#deadline = now + this.#options.readyTimeoutMs;
@@ -798,6 +862,15 @@ export class PrecopySource {
 
   // ── endings ───────────────────────────────────────────────────────────────────────────────────────────────
 
+  #giveUp(downtimeMs: number): void {
+    this.#fail(
+      'NOT_CONVERGING',
+      `the guest writes as fast as the link carries: after ${this.rounds.length} rounds its downtime would be ` +
+        `${Math.ceil(downtimeMs)} ms, and ${this.#options.downtimeLimitMs} are allowed; it stays at the source. ` +
+        'Allow for more bandwidth or downtime, or throttle it',
+    );
+  }
+
   #fail(code: LacunaErrorCode, message: string): number {
     return this.#abort('failed', new LacunaError(code, message));
   }
@@ -811,6 +884,7 @@ export class PrecopySource {
   /** I8: the guest runs here again, with everything that it lent for hints back (C13). */
   #abort(phase: 'cancelled' | 'failed', error: LacunaError): number {
     const now = this.#options.clock();
+    this.#throttle(0);
     this.#vm.device?.unfreeze();
     this.#closeSession(now);
     this.#closeRound(now, true);
