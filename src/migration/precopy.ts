@@ -315,9 +315,7 @@ export class PrecopySource {
       if (decision === 'cancel') {
         this.#giveUp(Convergence.expectedDowntimeMs(outlook));
         return;
-      } else if (decision === 'throttle') {
-        this.#throttle(this.#convergence.throttle);
-      } else if (decision !== undefined) {
+      } else if (decision !== undefined && decision !== 'throttle') {
         this.switchover = decision;
         this.#options.onEvent({ type: 'stopping', reason: decision });
         this.#pacer.changeRate(this.#switchoverBytesPerSecond, now);
@@ -327,6 +325,7 @@ export class PrecopySource {
         return;
       }
     }
+    this.#throttle(this.#convergence.throttle);
     const record = this.#beginRound(now, false);
     this.#options.onEvent({ type: 'round', round: record.round, pendingPages: record.pending });
     this.#openSession(now, record);

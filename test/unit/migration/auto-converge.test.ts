@@ -1,8 +1,10 @@
 import { describe, expect, it } from 'vitest';
+import { readExits } from '../../../src/balloon/exits.js';
 import { LacunaError } from '../../../src/errors.js';
 import { migrate } from '../../../src/migration/migrate.js';
 import { type MigrationOptions, resolveOptions } from '../../../src/migration/options.js';
 import { type MigrationEvent, PrecopySource } from '../../../src/migration/precopy.js';
+import { reportOf } from '../../../src/migration/report.js';
 import { Timeline } from '../../../src/migration/timeline.js';
 import type { SourceVm } from '../../../src/migration/vm.js';
 import { LoopbackChannel } from '../../../src/transport/loopback.js';
@@ -107,6 +109,51 @@ describe('a guest that writes faster than the link carries', () => {
   });
 });
 
+describe('the downtime that is expected', () => {
+  // The guest writes 256 pages over and over: 87 ms of the link, and 20 are allowed.
+  it.each([
+    ['of a faster switchover', { switchoverBytesPerSecond: 100e6 }, 'downtime-limit'],
+    ['of a switchover that is not fast enough', { switchoverBytesPerSecond: 50e6 }, 'stalled'],
+    ['of a slower one', { switchoverBytesPerSecond: 6e6, downtimeLimitMs: 100 }, 'stalled'],
+    ['of the same', { downtimeLimitMs: 100 }, 'downtime-limit'],
+    // It may be faster than the rounds were; nobody knows.
+    ['of one without a cap', { switchoverBytesPerSecond: Number.POSITIVE_INFINITY }, 'stalled'],
+  ] as const)('is that %s', (_name, options, reason) => {
+    const migration = busyMigration(options).run();
+    expect(migration.source.switchover).toBe(reason);
+    expectSameGuest(migration);
+  });
+
+  it('is not that of the switchover if the link itself is slower than the cap of the rounds', () => {
+    const machine = Machine.boot({ pages: 4096, ...BUSY });
+    const migration = new TestMigration(machine, {
+      ...SLOW,
+      bytesPerSecond: 1e9,
+      switchoverBytesPerSecond: 2e9,
+      downtimeLimitMs: 5,
+    });
+    const { clock } = machine;
+    migration.tap.onFrame = ({ bytes }) => {
+      clock.now += bytes / 12_000; // what carries the frames takes 12 MB/s
+    };
+    migration.run();
+    expect(migration.source.rounds[0]!.bytes).toBeGreaterThan(4 * 1024 * 1024); // enough to be measured
+    expect(migration.source.switchover).not.toBe('downtime-limit');
+  });
+});
+
+it('the report has the highest throttle, in percent', () => {
+  const { source, machine } = busyMigration({ onStall: 'throttle', throttleInitial: 0.55 }).run();
+  const report = reportOf(source, {
+    memoryBytes: machine.memory.layout.memoryBytes,
+    exits: readExits(machine.control.words),
+    stalePages: 0,
+    rejectedRanges: 0,
+    droppedPages: 0,
+  });
+  expect(report['cpu-throttle-percentage']).toBe(55);
+});
+
 describe('the throttle is undone', () => {
   const dropped = (type: string): Faults => ({
     reply: (message) => (message.type === type ? undefined : message),
@@ -172,10 +219,12 @@ describe('the throttle is undone', () => {
   });
 
   it('by an exception of the VM, and of what is called to end the migration', async () => {
-    // In real time: a round takes 4 MiB / 200 MB/s.
-    const machine = Machine.boot({
-      workload: { kind: 'dirty', bytesPerSecond: 1e9, workingSetBytes: 256 * 4096 },
-    });
+    const machine = Machine.boot();
+    const drain = machine.drainDirty.bind(machine);
+    machine.drainDirty = (sink) => {
+      machine.log.markRange(64, 64); // in real time no guest is sure to be fast enough
+      return drain(sink);
+    };
     const mistake = new Error('a mistake of the VM');
     machine.onPayload = () => {
       if (machine.share > 0) {
