@@ -7,7 +7,7 @@ import { FRAME_HEADER_BYTES } from '../wire/channel.js';
  *
  * It caps the bandwidth of a migration, and it models a link in a benchmark. A sender that asks {@link readyAt} before
  * each frame, and sends no longer ones than {@link longestRun} allows, sends in any time no more than the link carries
- * in that time and 13 ms more (of a link slower than 1 MB/s, 8 ms and what a page takes). In any second, that is within 2 %
+ * in that time and 16 ms more (of a link slower than 1 MB/s, 11 ms and what a page takes). In any second, that is within 2 %
  * from 0.5 MB/s on.
  */
 export class Pacer {
@@ -67,10 +67,13 @@ export class Pacer {
 
 // Together, with what a page takes instead of RUN_MS where that is longer, no more than 2 % of a second.
 
-/** How much the sender may be ahead of the link, so that a timer that comes late leaves no gap. */
-const QUEUE_MS = 4;
+/**
+ * How much the sender may be ahead of the link, so that a timer that comes late leaves no gap: with the slack, one that
+ * is late by 9 ms, which on an event loop with other work one in a hundred is.
+ */
+const QUEUE_MS = 7;
 /** What is left in the link's queue when it is filled again. */
-const REFILL_MS = 2;
+const REFILL_MS = 5;
 /** How much a sender that was late may make up for. */
 const SLACK_MS = 4;
 /** How long a run may take: it is let into the queue as a whole. */

@@ -7,8 +7,8 @@ import { NaiveLink } from '../support/naive-link.js';
 const TIME_LIMIT_MS = 1200;
 
 /** What the pacer promises, in ms: see its constants. */
-const QUEUE_MS = 4;
-const REFILL_MS = 2;
+const QUEUE_MS = 7;
+const REFILL_MS = 5;
 const SLACK_MS = 4;
 
 /** Rates from a kilobyte to ten gigabytes a second, each order of magnitude as likely as the others. */
