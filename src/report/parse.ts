@@ -103,6 +103,7 @@ const run: z.ZodType<BenchRun> = z.looseObject({
   downtime: z.number().nullable(),
   'setup-time': figure,
   switchover: z.enum(SWITCHOVER_REASONS).nullable(),
+  'cpu-throttle-percentage': figure.default(0), // reports of before there was any throttling
   ram: z.looseObject({
     transferred: count,
     remaining: count,
@@ -164,6 +165,7 @@ const run: z.ZodType<BenchRun> = z.looseObject({
         type: z.string().transform((type) => type as TimelineEvent['type']),
         id: count.optional(),
         round: count.optional(),
+        share: z.number().optional(),
       }),
     ),
     samples: z.array(z.tuple([z.number(), z.number(), z.number()])),

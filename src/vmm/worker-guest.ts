@@ -282,6 +282,11 @@ export class WorkerGuest implements SourceVm {
     this.control.request(VcpuRequest.run);
   }
 
+  /** The share, to a thousandth, is of its thread's time; see `guest/throttle.ts`. */
+  throttle(share: number): void {
+    this.control.throttle = share;
+  }
+
   get failure(): LacunaError | undefined {
     return this.#thread.failure;
   }

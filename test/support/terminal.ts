@@ -18,8 +18,16 @@ export class Terminal {
   #hasEnded = false;
   #waiting: Waiting[] = [];
 
-  constructor(folder: string, args: readonly string[], env: Readonly<Record<string, string>> = {}) {
-    const child = spawn(process.execPath, [CLI, ...args], {
+  /** `on`: the network namespace that it is run in. */
+  constructor(
+    folder: string,
+    args: readonly string[],
+    env: Readonly<Record<string, string>> = {},
+    on?: string,
+  ) {
+    const within = on === undefined ? [] : ['ip', 'netns', 'exec', on];
+    const [command, ...rest] = [...within, process.execPath, CLI, ...args];
+    const child = spawn(command!, rest, {
       cwd: folder,
       env: { ...process.env, NO_COLOR: '1', XDG_RUNTIME_DIR: folder, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],

@@ -42,11 +42,6 @@ export class TwoHosts {
     }
   }
 
-  /** A command and its arguments, as they are run on one of the hosts. */
-  command(host: string, command: string, args: readonly string[]): [string, string[]] {
-    return ['ip', ['netns', 'exec', host, command, ...args]];
-  }
-
   /** Shapes what the source sends; false where the kernel can't. */
   shape(...discipline: readonly string[]): boolean {
     return (
