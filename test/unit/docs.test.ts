@@ -91,12 +91,30 @@ describe('docs/EMBEDDING.md', () => {
 });
 
 describe('links within the documents', () => {
-  it.each(['docs/EMBEDDING.md', 'docs/MAIL.md', 'docs/WIRE-FORMAT.md'])('of %s lead to files', (document) => {
-    const targets = [...read(document).matchAll(/\]\(([^)#]+)(?:#[^)]*)?\)/g)].map((match) => match[1]!);
-    for (const target of targets.filter((link) => !link.startsWith('http'))) {
-      expect(() => readFileSync(join('docs', target)), target).not.toThrow('ENOENT');
+  it.each(['docs/EMBEDDING.md', 'docs/HANDOVER.md', 'docs/MAIL.md', 'docs/WIRE-FORMAT.md'])(
+    'of %s lead to files',
+    (document) => {
+      const targets = [...read(document).matchAll(/\]\(([^)#]+)(?:#[^)]*)?\)/g)].map((match) => match[1]!);
+      for (const target of targets.filter((link) => !link.startsWith('http'))) {
+        expect(() => readFileSync(join('docs', target)), target).not.toThrow('ENOENT');
+      }
+    },
+  );
+});
+
+it('docs/HANDOVER.md names tests that are there', () => {
+  let tests = 0;
+  for (const line of read('docs/HANDOVER.md').split('\n')) {
+    let file = '';
+    for (const [, path, title] of line.matchAll(/`([a-z]+\.test\.ts)`|“([^”]+)”/g)) {
+      file = path ?? file;
+      if (title !== undefined) {
+        expect(read(join('test/unit/migration', file)), `${file}: ${title}`).toContain(title);
+        tests += 1;
+      }
     }
-  });
+  }
+  expect(tests).toBeGreaterThan(15);
 });
 
 describe('docs/MAIL.md', () => {

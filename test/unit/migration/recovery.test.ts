@@ -245,10 +245,10 @@ describe('what goes again after a break', () => {
     migration.link.cuts.push({ next: 'kept' });
     migration.until(() => migration.count('lost') === 1);
     const pages: number[] = [];
-    const { pageRun } = migration.link;
+    const pageRun = migration.link.pageRun.bind(migration.link);
     migration.link.pageRun = (pfn, pageCount, payload) => {
       pages.push(...Array.from({ length: pageCount }, (_, i) => pfn + i));
-      pageRun.call(migration.link, pfn, pageCount, payload);
+      pageRun(pfn, pageCount, payload);
     };
     expectArrived(migration);
     return [...new Set(pages)];
@@ -471,10 +471,10 @@ describe('rounds', () => {
     migration.until(() => migration.count('restored') === 1);
     const before = { ...migration.source.sent };
     const ended: number[] = [];
-    const { roundEnd } = migration.link;
+    const roundEnd = migration.link.roundEnd.bind(migration.link);
     migration.link.roundEnd = (round) => {
       ended.push(round);
-      roundEnd.call(migration.link, round);
+      roundEnd(round);
     };
     expectArrived(migration);
     expect(ended.slice(0, 2)).toEqual([1, 2]);
