@@ -1,7 +1,11 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { expect, it } from 'vitest';
-import { type GuestMemory, PrivateGuestMemory, SharedGuestMemory } from '../../dist/src/memory/guest-memory.js';
 import { fillWords } from '../../dist/src/memory/byte-ops.js';
+import {
+  type GuestMemory,
+  PrivateGuestMemory,
+  SharedGuestMemory,
+} from '../../dist/src/memory/guest-memory.js';
 import { gpaOf, PAGE_SIZE } from '../../dist/src/memory/page.js';
 import { RamLayout } from '../../dist/src/memory/ram-layout.js';
 import { connectStreams, type StreamPair, untilWritable } from '../support/streams.js';
@@ -111,7 +115,9 @@ it.each([
       for (let round = 1; round <= 4; round += 1) {
         scribble(source, random);
         await sendRound(pair, source, round, random);
-        await pair.changes.until(() => pair.receiving.endedRound === round || pair.receiving.failure !== undefined);
+        await pair.changes.until(
+          () => pair.receiving.endedRound === round || pair.receiving.failure !== undefined,
+        );
         expect(pair.receiving.failure).toBeUndefined();
         expect(hash(destination)).toBe(hash(source));
         expect(pair.receiving.counts()).toEqual(pair.sending.counts());
