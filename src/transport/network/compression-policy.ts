@@ -45,8 +45,9 @@ const NOT_WORTH_IT = 1 / 8;
 /** While it is off, so much is compressed every so often, to see whether it has become worth it. */
 const PROBE_EVERY_MS = 500;
 const PROBE_BYTES: number = MIB;
-/** With less than this waiting the link is about to run dry. */
+/** With less than either waiting the link is about to run dry. */
 const LINK_LOW_BYTES: number = MIB / 2;
+const LINK_LOW_MS = 5;
 
 /**
  * Decides run by run. Pure: it is told the time and everything else.
@@ -118,7 +119,8 @@ export class CompressionPolicy {
     if (room) {
       return 'compress';
     }
-    return !this.#always && waitingBytes < LINK_LOW_BYTES ? 'raw' : 'wait';
+    const isLow = waitingBytes < LINK_LOW_BYTES && !(waitingBytes >= LINK_LOW_MS * this.#linkBytesPerMs);
+    return !this.#always && isLow ? 'raw' : 'wait';
   }
 
   /** A run of `bytes` was given to the compressor. */
@@ -208,7 +210,8 @@ export class CompressionPolicy {
     if (this.#always) {
       return;
     }
-    const gain = this.savedBytesPerMs / this.#linkBytesPerMs;
+    const saved = this.savedBytesPerMs;
+    const gain = saved === 0 ? 0 : saved / this.#linkBytesPerMs; // nothing is nothing, whatever the link is
     const worthIt = this.#worthIt ? !(gain < NOT_WORTH_IT) : gain > WORTH_IT;
     if (worthIt !== this.#worthIt) {
       this.#worthIt = worthIt;

@@ -60,13 +60,23 @@ describe('StreamRing', () => {
     for (runs = 0; small.ring.hasRoom; runs += 1) {
       small.ring.put(FrameType.zero, runs, 1, 0);
     }
-    expect(runs).toBe(1024 - 16);
+    expect(runs).toBe(2048 - 16 - 12 * 32); // what is being compressed must fit in beside
     small.ring.wantRoom();
     for (; small.event.value() === 0; runs -= 1) {
       expect(small.end.take(frame)).toBe(true);
       small.end.flushed(FRAME_HEADER_BYTES);
     }
-    expect(runs).toBe(511);
+    expect(runs).toBe(1023);
+  });
+
+  it('counts a compressed run by what it takes on the wire', () => {
+    const { ring, end, frame } = ringPair();
+    ring.put(FrameType.compressedPages, 7, 256, 33, 1234);
+    expect(ring.unflushedBytes).toBe(1234 + FRAME_HEADER_BYTES);
+    expect(end.take(frame)).toBe(true);
+    expect(frame).toEqual({ type: FrameType.compressedPages, pfn: 7, pageCount: 256, value: 33 });
+    end.flushed(1234 + FRAME_HEADER_BYTES);
+    expect(ring.unflushedBytes).toBe(0);
   });
 
   it('counts what is not flushed beyond 2^32 bytes', () => {
