@@ -18,6 +18,11 @@ export type LacunaErrorCode =
   | 'COUNT_MISMATCH'
   | 'COMMIT_UNCONFIRMED'
   | 'DEVICE_STATE_INVALID'
+  | 'CONNECTION_FAILED'
+  | 'AUTHENTICATION_FAILED'
+  | 'UNSUPPORTED'
+  | 'BUSY'
+  | 'LINK_LOST'
   // how a migration ended
   | 'CANCELLED'
   | 'VERIFICATION_FAILED'

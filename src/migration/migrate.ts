@@ -24,6 +24,23 @@ export interface MigrationProgress {
   readonly skippedPages: number;
 }
 
+/**
+ * What an operator may say once a commit has left and is not answered: heard at the next step, and without effect at any other
+ * time (docs/HANDOVER.md).
+ */
+export interface MigrationControls {
+  /**
+   * Asks the destination to take the commit back. Its answer decides where the guest runs; until it answers the guest stays
+   * stopped here.
+   */
+  withdraw(): void;
+  /**
+   * Lets the guest go on here without an answer. Only for who has made sure that it does not run at the destination and never
+   * will: otherwise it runs twice (I10).
+   */
+  override(): void;
+}
+
 /** What to move, over what, and how. */
 export interface MigrateRequest {
   readonly vm: SourceVm;
@@ -35,6 +52,8 @@ export interface MigrateRequest {
   readonly signal?: AbortSignal | undefined;
   /** Called as things happen, within a step: return soon, await nothing. */
   readonly onEvent?: ((event: MigrationEvent) => void) | undefined;
+  /** Called once, before the first step; what it throws is what the promise is rejected with, and nothing was touched. */
+  readonly onControls?: ((controls: MigrationControls) => void) | undefined;
   /** Called every 50 ms, between two slices. */
   readonly onProgress?: ((progress: MigrationProgress) => void) | undefined;
   /** Take down what becomes of each page, and what happens when. */
@@ -85,6 +104,16 @@ export async function migrate(request: MigrateRequest): Promise<PrecopySource> {
       cause: signal.reason,
     });
   }
+  request.onControls?.({
+    withdraw: () => {
+      source.withdraw();
+      event.ring();
+    },
+    override: () => {
+      source.override();
+      event.ring();
+    },
+  });
   signal?.addEventListener('abort', onAbort, { once: true });
   try {
     let nextProgress = clock() + PROGRESS_MS;

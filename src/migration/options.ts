@@ -36,7 +36,18 @@ export interface MigrationOptions {
   readonly sendTimeoutMs: number;
   /** A destination that has not answered by then is given up. */
   readonly readyTimeoutMs: number;
+  /**
+   * A commit that is not answered by then leaves the migration `unknown`, with the guest stopped here; Infinity: the answer
+   * is waited for as long as it takes.
+   */
   readonly startTimeoutMs: number;
+  /** A commit that is not answered by then is told of (`unconfirmed`), and waited for. */
+  readonly confirmAfterMs: number;
+  /**
+   * A link that breaks before the commit and is not restored by then is given up, with the guest running here; 0: a link that
+   * breaks is given up at once.
+   */
+  readonly recoveryTimeoutMs: number;
   /** Pages of the longest run. */
   readonly maxRunPages: number;
 }
@@ -57,6 +68,8 @@ export const DEFAULT_OPTIONS: MigrationOptions = {
   sendTimeoutMs: 30_000,
   readyTimeoutMs: 30_000,
   startTimeoutMs: 30_000,
+  confirmAfterMs: 5000,
+  recoveryTimeoutMs: 60_000,
   maxRunPages: 256,
 };
 
@@ -87,6 +100,8 @@ export function resolveOptions(given: Partial<MigrationOptions>): MigrationOptio
     'sendTimeoutMs',
     'readyTimeoutMs',
     'startTimeoutMs',
+    'confirmAfterMs',
+    'recoveryTimeoutMs',
   ] as const;
   for (const name of times) {
     if (!(options[name] >= 0)) {

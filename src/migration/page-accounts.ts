@@ -5,6 +5,7 @@ import { PageBitmap, type PageRun } from '../memory/page-bitmap.js';
 import type { RamLayout } from '../memory/ram-layout.js';
 import { atomicMapper, type WordMapper } from '../memory/shared-words.js';
 import type { PageFates } from './page-fates.js';
+import { Unacknowledged } from './unacknowledged.js';
 
 /** What hints came to, in pages. */
 export interface HintPageCounts {
@@ -59,6 +60,8 @@ export class PageAccounts implements DirtySink, HintSink {
   readonly copied: PageBitmap;
   readonly skipped: PageBitmap;
   readonly fill: PageBitmap;
+  /** What was sent and may not have arrived, if the link should break now. */
+  readonly unacknowledged: Unacknowledged;
   readonly hints: HintPageCounts = {
     hinted: 0,
     applied: 0,
@@ -92,6 +95,7 @@ export class PageAccounts implements DirtySink, HintSink {
     this.skipped = bitmap();
     this.fill = bitmap();
     this.#vain = bitmap();
+    this.unacknowledged = new Unacknowledged(map, layout.pfnSpan);
     this.#layout = layout;
   }
 
@@ -100,6 +104,38 @@ export class PageAccounts implements DirtySink, HintSink {
     for (const segment of this.#layout.segments) {
       this.send.setRange(segment.firstPfn, segment.pageCount);
     }
+  }
+
+  /**
+   * The link was restored, and the destination has what it said was applied. Of everything else that was sent it may hold
+   * any part: all of that goes again, fills included, and counts as copied, for it may be a fill of an older copy that was
+   * lost (I7). What was skipped and never sent stays left out.
+   */
+  resend(): void {
+    for (let index = 0; index < this.send.wordCount; index += 1) {
+      const unacknowledged = this.unacknowledged.bits(index);
+      const bits = unacknowledged | this.fill.words.load(index);
+      if (bits !== 0) {
+        this.send.words.or(index, bits);
+        this.copied.words.or(index, unacknowledged);
+        this.skipped.words.and(index, ~bits);
+      }
+    }
+    this.#restart();
+  }
+
+  /** The link was restored, to a destination that knows nothing of the guest: everything is to be sent. */
+  startOver(): void {
+    this.sendAll();
+    this.copied.clearAll();
+    this.skipped.clearAll();
+    this.#restart();
+  }
+
+  #restart(): void {
+    this.fill.clearAll();
+    this.#fillsLeft = 0;
+    this.unacknowledged.restart();
   }
 
   /** A round begins; returns how many pages it has to send. */

@@ -26,7 +26,10 @@ import type { HintDevice, SourceVm } from './vm.js';
  *             ▲                      ├─▶ sync ─────────▶ pausing ─▶ final-sync ─▶ final-send ─▶ ready-wait ─▶ commit-wait ─▶ completed
  *             └──────── not yet ─────┘
  *   any of these up to ready-wait ── cancel, an error, a deadline ──▶ cancelled | failed, the guest runs here
+ *   any of these up to ready-wait ── the link breaks ──▶ recovering ── it is restored ──▶ sync
+ *                                                             └── cancel, a deadline ──▶ cancelled | failed, the guest runs here
  *   commit-wait ── "not started" ──▶ failed, the guest runs here     commit-wait ── silence ──▶ unknown, it does not (I10)
+ *   commit-wait ── a broken link, "never heard of it" ──▶ commit-wait: it is asked again     ── an override ──▶ failed, it runs here
  * ```
  */
 export type SourcePhase = (typeof SOURCE_PHASES)[number];
@@ -41,6 +44,7 @@ export const SOURCE_PHASES = [
   'final-sync',
   'final-send',
   'ready-wait',
+  'recovering',
   'commit-wait',
   'completed',
   'cancelled',
@@ -82,10 +86,18 @@ export type MigrationEvent =
   | { readonly type: 'session-done'; readonly id: number }
   | { readonly type: 'session-expired'; readonly id: number }
   | { readonly type: 'round-end'; readonly record: RoundRecord }
+  /** The link broke. Before the commit the guest goes on here meanwhile; after it, the source waits for it to be restored. */
+  | { readonly type: 'lost'; readonly reason: string }
+  /** The link is there again. `kept`: the destination still has what it said was applied. */
+  | { readonly type: 'restored'; readonly kept: boolean }
   | { readonly type: 'stopping'; readonly reason: SwitchoverReason }
   | { readonly type: 'stopped' }
   | { readonly type: 'ready' }
   | { readonly type: 'committed' }
+  /** The commit was not answered for `confirmAfterMs`; it is waited for. */
+  | { readonly type: 'unconfirmed'; readonly waitedMs: number }
+  /** Who answers there knows nothing of the migration: the guest may run elsewhere, and stays stopped here (I10). */
+  | { readonly type: 'unknown-migration' }
   | { readonly type: 'completed' }
   | { readonly type: 'cancelled' }
   | { readonly type: 'failed'; readonly error: LacunaError };
@@ -125,7 +137,7 @@ export class PrecopySource {
   readonly accounts: PageAccounts;
   readonly rounds: RoundRecord[] = [];
   readonly sessions: SessionRecord[] = [];
-  /** What was sent, as the destination must count it too. */
+  /** What was sent, over all links. */
   readonly sent: PageCounts = noPages();
   /** Bytes of all frames. */
   transferredBytes = 0;
@@ -143,11 +155,22 @@ export class PrecopySource {
   readonly #device: HintDevice | undefined;
   readonly #cursor: SendCursor;
   readonly #pacer: Pacer;
-  readonly #convergence: Convergence;
+  #convergence: Convergence;
   /** The run in hand: claimed, and what of it is not sent yet. */
   readonly #run: PageRun = { pfn: 0, pageCount: 0 };
   readonly #fillRun: PageRun = { pfn: 0, pageCount: 0 };
+  /** What had been sent when the link was restored last, and the rounds begun by then: the destination counts from there. */
+  readonly #sentBefore: PageCounts = noPages();
+  #roundsBefore = 0;
+  #lostBecause = '';
   #cancelled = false;
+  /** After the commit: what an operator has asked for, and whether the destination was asked to take the commit back. */
+  #withdrawalWanted = false;
+  #withdrawing = false;
+  #overridden = false;
+  /** When it is told of that the commit is not answered. */
+  #confirmAt = Number.POSITIVE_INFINITY;
+  #committedAt = Number.NaN;
   /** The guest was stopped before the migration began: if that fails, it stays so. */
   #foundPaused = false;
   #round: RoundRecord | undefined;
@@ -227,17 +250,24 @@ export class PrecopySource {
       );
     }
     this.#serveDevice(now);
-    const message = this.#channel.poll();
-    if (message !== undefined && this.phase !== 'ready-wait' && this.phase !== 'commit-wait') {
-      return this.#abort('failed', this.#unexpected(message));
+    let message = this.#channel.poll();
+    if (message?.type === 'applied') {
+      if (!this.accounts.unacknowledged.applied(message.round) && this.canCancel) {
+        return this.#fail(
+          'PROTOCOL_VIOLATION',
+          `the destination has applied round ${message.round}, of ${this.#sentSince().rounds} that were sent`,
+        );
+      }
+      message = undefined;
+    }
+    if (message !== undefined && !this.#listens) {
+      return message.type === 'lost'
+        ? this.#stepLost(now, message.reason)
+        : this.#abort('failed', this.#unexpected(message));
     }
     switch (this.phase) {
       case 'setup':
-        this.startedAt = now;
-        this.#foundPaused = this.#vm.paused;
-        this.#vm.migrationBegins();
-        this.#options.onEvent({ type: 'started' });
-        this.phase = 'sync';
+        this.#begin(now);
         return AGAIN;
       case 'sync':
         if (this.#vm.drainDirty(this.accounts)) {
@@ -260,6 +290,8 @@ export class PrecopySource {
         return this.#stepFinalSend(now);
       case 'ready-wait':
         return this.#stepReadyWait(now, message);
+      case 'recovering':
+        return this.#stepRecovering(now, message);
       case 'commit-wait':
         return this.#stepCommitWait(now, message);
       case 'completed':
@@ -278,18 +310,50 @@ export class PrecopySource {
     this.#cancelled = true;
   }
 
+  /**
+   * An operator's word that the guest is not to run there after all: asks the destination to void the commit, at the next
+   * step. Its answer decides: *not started*, and the guest goes on here; *started*, and the migration has completed. No
+   * effect but in `commit-wait`.
+   */
+  withdraw(): void {
+    this.#withdrawalWanted ||= this.phase === 'commit-wait';
+  }
+
+  /**
+   * An operator's word that the guest does not run at the destination, and never will: it goes on here at the next step,
+   * without an answer. The only thing that makes it do so; **if the word is wrong, the guest runs twice** (I10). No effect but in
+   * `commit-wait`.
+   */
+  override(): void {
+    this.#overridden ||= this.phase === 'commit-wait';
+  }
+
+  #begin(now: number): void {
+    this.startedAt = now;
+    this.#foundPaused = this.#vm.paused;
+    this.#vm.migrationBegins();
+    this.#options.onEvent({ type: 'started' });
+    this.phase = 'sync';
+  }
+
+  /** Phases in which the destination has something to say. */
+  get #listens(): boolean {
+    return this.phase === 'ready-wait' || this.phase === 'recovering' || this.phase === 'commit-wait';
+  }
+
   // ── rounds ────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** The log was drained into the send bitmap. */
   #synced(now: number): void {
     this.accounts.settleVain(this.#options.fates);
+    const round = this.rounds.length - this.#roundsBefore;
     if (this.rounds.length === 0) {
       this.setupDoneAt = now;
       this.accounts.dirtied = 0;
       this.accounts.sendAll();
-    } else {
+    } else if (round > 0) {
       const reason = this.#convergence.decide({
-        round: this.rounds.length,
+        round,
         pendingPages: this.accounts.send.count(),
         unflushedBytes: this.#channel.unflushedBytes,
         bytesPerMs: this.#bytesPerMs(),
@@ -331,8 +395,8 @@ export class PrecopySource {
     return record;
   }
 
-  /** Turns the record's running totals into what this round came to. */
-  #closeRound(now: number, cancelled: boolean): void {
+  /** Turns the record's running totals into what this round came to. What was sent over a link that broke was sent. */
+  #closeRound(now: number, how: 'done' | 'lost' | 'cancelled'): void {
     const record = this.#round;
     if (record === undefined) {
       return;
@@ -347,11 +411,11 @@ export class PrecopySource {
     record.filled = this.sent.filledPages - record.filled;
     record.skipped = this.accounts.roundSkipped;
     const left = this.accounts.send.count() + this.accounts.fill.count();
-    record.cancelled = cancelled ? left : 0;
-    record.carried = cancelled ? 0 : left;
+    record.cancelled = how === 'cancelled' ? left : 0;
+    record.carried = how === 'cancelled' ? 0 : left;
     this.#round = undefined;
     const sendingMs = now - record.startedAt - this.#waitedMs;
-    if (record.bytes >= MEASURABLE_BYTES && sendingMs > 0) {
+    if (record.bytes >= MEASURABLE_BYTES && sendingMs > 0 && how === 'done') {
       this.#measuredBytesPerMs = record.bytes / sendingMs;
     }
     this.#options.onEvent({ type: 'round-end', record });
@@ -609,9 +673,10 @@ export class PrecopySource {
   }
 
   #endRound(now: number): void {
-    this.#closeRound(now, false);
+    this.#closeRound(now, 'done');
     this.sent.rounds += 1;
-    this.#channel.roundEnd(this.sent.rounds);
+    this.#channel.roundEnd(this.#sentSince().rounds);
+    this.accounts.unacknowledged.roundEnded();
     this.#charge(FRAME_HEADER_BYTES, now);
   }
 
@@ -652,6 +717,7 @@ export class PrecopySource {
       this.#emitPages(pfn, pageCount, now);
     } else if (kind === Kind.zero) {
       this.#channel.zeroRun(pfn, pageCount);
+      this.accounts.unacknowledged.sent(pfn, pageCount);
       this.accounts.copied.clearRange(pfn, pageCount);
       this.sent.zeroPages += pageCount;
       this.#options.fates?.zero(pfn, pageCount);
@@ -664,6 +730,7 @@ export class PrecopySource {
 
   #emitPages(pfn: number, pageCount: number, now: number): void {
     this.#channel.pageRun(pfn, pageCount, this.#vm.payload(pfn, pageCount));
+    this.accounts.unacknowledged.sent(pfn, pageCount);
     this.accounts.copied.setRange(pfn, pageCount);
     this.sent.pages += pageCount;
     this.#options.fates?.sent(pfn, pageCount);
@@ -672,6 +739,7 @@ export class PrecopySource {
 
   #emitFill(pfn: number, pageCount: number, value: number, now: number): void {
     this.#channel.fillRun(pfn, pageCount, value);
+    this.accounts.unacknowledged.sent(pfn, pageCount);
     this.sent.filledPages += pageCount;
     this.#options.fates?.filled(pfn, pageCount);
     this.#charge(FRAME_HEADER_BYTES, now);
@@ -729,7 +797,7 @@ export class PrecopySource {
   #stepReadyWait(now: number, message: DestinationMessage | undefined): number {
     if (message?.type === 'ready') {
       const { pages, zeroPages, filledPages, rounds } = message.counts;
-      const { sent } = this;
+      const sent = this.#sentSince();
       if (
         pages !== sent.pages ||
         zeroPages !== sent.zeroPages ||
@@ -744,6 +812,8 @@ export class PrecopySource {
       this.#ready = true;
       this.#options.onEvent({ type: 'ready' });
       return AGAIN; // the last moment at which a cancel is heard
+    } else if (message?.type === 'lost') {
+      return this.#stepLost(now, message.reason);
     } else if (message !== undefined) {
       return this.#abort('failed', this.#unexpected(message));
     }
@@ -754,7 +824,9 @@ export class PrecopySource {
         return drainedAt;
       }
       this.phase = 'commit-wait'; // before the commit leaves: from here on the guest is not ours (I10)
+      this.#committedAt = now;
       this.#deadline = now + this.#options.startTimeoutMs;
+      this.#confirmAt = now + this.#options.confirmAfterMs;
       this.#options.onEvent({ type: 'committed' });
       this.#channel.commit();
       return AGAIN;
@@ -781,6 +853,20 @@ export class PrecopySource {
         new LacunaError('DESTINATION_FAILED', `the destination did not start the guest: ${message.reason}`),
       );
     }
+    if (this.#overridden) {
+      return this.#fail(
+        'COMMIT_UNCONFIRMED',
+        "the commit was sent and never answered; the guest goes on at the source, on an operator's word that it does not " +
+          'run at the destination',
+      );
+    }
+    if (this.#askAgain(message)) {
+      return AGAIN; // the answer may be there already
+    }
+    if (now >= this.#confirmAt) {
+      this.#confirmAt = Number.POSITIVE_INFINITY;
+      this.#options.onEvent({ type: 'unconfirmed', waitedMs: now - this.#committedAt });
+    }
     if (now >= this.#deadline) {
       this.phase = 'unknown';
       this.endedAt = now;
@@ -793,7 +879,103 @@ export class PrecopySource {
       this.#options.onEvent({ type: 'failed', error: this.error });
       return AGAIN;
     }
-    return this.#deadline;
+    return Math.min(this.#confirmAt, this.#deadline);
+  }
+
+  /**
+   * What is no answer changes nothing but what is asked: the commit, or that it be taken back, again once the link is there
+   * again. Only whom it was sent to is asked: another destination can't know what became of it (I10). True: it was asked.
+   */
+  #askAgain(message: DestinationMessage | undefined): boolean {
+    const isRestored = message?.type === 'restored';
+    if (isRestored || message?.type === 'lost' || message?.type === 'unknown-migration') {
+      this.#options.onEvent(message);
+    }
+    const isChanged = this.#withdrawalWanted && !this.#withdrawing;
+    this.#withdrawing ||= isChanged;
+    if (!isChanged && !(isRestored && message.kept)) {
+      return false;
+    }
+    if (this.#withdrawing) {
+      this.#channel.withdraw();
+    } else {
+      this.#channel.commit();
+    }
+    return true;
+  }
+
+  // ── a link that breaks ────────────────────────────────────────────────────────────────────────────────────
+
+  /** What was sent since the link was made, or restored last. */
+  #sentSince(): PageCounts {
+    const { sent } = this;
+    const before = this.#sentBefore;
+    return {
+      pages: sent.pages - before.pages,
+      zeroPages: sent.zeroPages - before.zeroPages,
+      filledPages: sent.filledPages - before.filledPages,
+      rounds: sent.rounds - before.rounds,
+    };
+  }
+
+  /** The link broke before the commit left: the guest goes on here until it is restored, or is given up (I8). */
+  #stepLost(now: number, reason: string): number {
+    if (this.phase === 'setup') {
+      this.#begin(now);
+    }
+    this.#stopSending(now, 'lost');
+    if (this.switchover !== undefined) {
+      this.switchover = undefined;
+      this.#resume();
+    }
+    this.guestStoppedAt = Number.NaN;
+    this.#ready = false;
+    this.#fullSince = Number.NaN;
+    this.#waitingSince = Number.NaN;
+    this.#lostBecause = reason;
+    this.#deadline = now + this.#options.recoveryTimeoutMs;
+    this.phase = 'recovering';
+    this.#options.onEvent({ type: 'lost', reason });
+    return this.#options.recoveryTimeoutMs === 0 ? this.#giveUpLink() : AGAIN;
+  }
+
+  #stepRecovering(now: number, message: DestinationMessage | undefined): number {
+    if (message?.type === 'restored') {
+      return this.#stepRestored(message.kept);
+    }
+    if (message !== undefined && message.type !== 'lost') {
+      return this.#abort('failed', this.#unexpected(message));
+    }
+    if (now >= this.#deadline) {
+      return this.#giveUpLink();
+    }
+    return this.#vm.device?.armNotifications() === true ? AGAIN : this.#deadline; // its balloon is served meanwhile
+  }
+
+  /**
+   * A new link, on which everything is counted anew. A drain of the log that was cut short ends where it would have: the
+   * guest runs, and another follows before it is stopped.
+   */
+  #stepRestored(kept: boolean): number {
+    if (kept) {
+      this.accounts.resend();
+    } else {
+      this.accounts.startOver();
+    }
+    Object.assign(this.#sentBefore, this.sent);
+    this.#roundsBefore = this.rounds.length;
+    this.#convergence = new Convergence(this.#options); // a round that was lost is neither progress nor a stall
+    this.phase = 'sync';
+    this.#options.onEvent({ type: 'restored', kept });
+    return AGAIN;
+  }
+
+  #giveUpLink(): number {
+    return this.#fail(
+      'LINK_LOST',
+      `the link broke (${this.#lostBecause}) and was not restored within ${this.#options.recoveryTimeoutMs} ms; the guest ` +
+        'runs at the source',
+    );
   }
 
   // ── endings ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -803,7 +985,7 @@ export class PrecopySource {
   }
 
   #unexpected(message: DestinationMessage): LacunaError {
-    return message.type === 'error' || message.type === 'not-started' || message.type === 'lost'
+    return message.type === 'error' || message.type === 'not-started'
       ? new LacunaError('DESTINATION_FAILED', `the destination gave up: ${message.reason}`)
       : new LacunaError('PROTOCOL_VIOLATION', `the destination said "${message.type}" out of turn`);
   }
@@ -811,19 +993,28 @@ export class PrecopySource {
   /** I8: the guest runs here again, with everything that it lent for hints back (C13). */
   #abort(phase: 'cancelled' | 'failed', error: LacunaError): number {
     const now = this.#options.clock();
-    this.#vm.device?.unfreeze();
-    this.#closeSession(now);
-    this.#closeRound(now, true);
+    this.#stopSending(now, 'cancelled');
     this.#channel.cancel();
-    if (!this.#foundPaused) {
-      this.#vm.resume();
-    }
+    this.#resume();
     this.#vm.migrationEnds();
     this.error = error;
     this.endedAt = now;
     this.phase = phase;
     this.#options.onEvent(phase === 'cancelled' ? { type: 'cancelled' } : { type: 'failed', error });
     return AGAIN;
+  }
+
+  #stopSending(now: number, how: 'lost' | 'cancelled'): void {
+    this.#vm.device?.unfreeze();
+    this.#closeSession(now);
+    this.#closeRound(now, how);
+  }
+
+  /** Unless it stood still when the migration began. */
+  #resume(): void {
+    if (!this.#foundPaused) {
+      this.#vm.resume();
+    }
   }
 }
 

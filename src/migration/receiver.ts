@@ -10,9 +10,12 @@ import type { DestinationVm } from './vm.js';
  * ```
  *                                  finish             commit
  *   receiving ──runs, rounds──▶ … ────────▶ ready ─────────────▶ started
- *       │       device state                  │  guest fails ──▶ discarded
- *       └────── cancel, or an error ──────────┴─────────────────▶ discarded
+ *     │   ▲     device state                │   │  guest fails ──▶ discarded
+ *     │   └──────── the link was restored ──┘   │
+ *     └──────── cancel, withdraw, or an error ──┴───────────────▶ discarded
  * ```
+ *
+ * `started` and `discarded` are for ever: what was answered once is answered again, and nothing starts the guest (I10).
  */
 export type ReceiverState = 'receiving' | 'ready' | 'started' | 'discarded';
 
@@ -26,6 +29,10 @@ export class Receiver implements FrameSink {
   readonly #applied: (() => PageCounts) | undefined;
   #rounds = 0;
   #stateLoaded = false;
+  /** It was *ready* once: only then can a commit have been meant for it. */
+  #wasReady = false;
+  #startedAt: number = Number.NaN;
+  #discardedBecause = '';
 
   /** `applied`, where the pages go their own way to the guest's memory: what of them was applied since the link was made. */
   constructor(vm: DestinationVm, reply: (message: DestinationMessage) => void, applied?: () => PageCounts) {
@@ -89,35 +96,35 @@ export class Receiver implements FrameSink {
       throw new LacunaError('PROTOCOL_VIOLATION', 'the data ended without a device state');
     }
     this.state = 'ready';
+    this.#wasReady = true;
     this.#reply({ type: 'ready', counts: this.counts });
   }
 
-  /** I10: the only thing that starts the guest here. */
+  /** I10: the only thing that starts the guest here. One that comes again is answered again. */
   commit(): void {
-    this.#expect('ready', 'a commit');
-    try {
-      const startedAt = this.#vm.start();
-      this.state = 'started';
-      this.#reply({ type: 'started', startedAt });
-    } catch (thrown) {
-      this.state = 'discarded';
-      this.#reply({ type: 'not-started', reason: messageOf(thrown) });
+    if (this.state === 'ready') {
+      this.#start();
     }
+    this.#answer('a commit');
   }
 
   /** The source takes its commit back: from here on the guest is not started by it, if it was not already (I10). */
   withdraw(): void {
-    if (this.state !== 'started') {
-      this.state = 'discarded';
-      this.#reply({ type: 'not-started', reason: 'the commit was withdrawn' });
+    if (this.#wasReady) {
+      this.#discard('the commit was withdrawn');
     }
+    this.#answer('the withdrawal of a commit');
   }
 
-  /** The link was restored: rounds and pages are counted anew, and a guest that was all here is not any more. */
+  /**
+   * The link was restored: rounds and pages are counted anew, and a guest that was all here is not any more. Not to be called
+   * if the commit has left: then it is *ready* for the commit that comes again.
+   */
   restart(): void {
-    if (this.state === 'ready') {
-      this.state = 'receiving';
+    if (this.state === 'started' || this.state === 'discarded') {
+      return;
     }
+    this.state = 'receiving';
     this.#rounds = 0;
     Object.assign(this.#pages.counts, noPages());
     this.#stateLoaded = false;
@@ -125,16 +132,44 @@ export class Receiver implements FrameSink {
 
   /** The source has called it off: what arrived is worthless. */
   cancel(): void {
-    if (this.state !== 'started') {
-      this.state = 'discarded';
-    }
+    this.#discard('the migration was cancelled');
   }
 
   /** Something arrived that can't be right: says so and applies nothing more. */
   fail(thrown: unknown): void {
     if (this.state !== 'started') {
-      this.state = 'discarded';
+      this.#discard(messageOf(thrown));
       this.#reply({ type: 'error', reason: messageOf(thrown) });
+    }
+  }
+
+  #start(): void {
+    try {
+      this.#startedAt = this.#vm.start();
+      this.state = 'started';
+    } catch (thrown) {
+      this.#discard(messageOf(thrown));
+    }
+  }
+
+  #discard(because: string): void {
+    if (this.state !== 'started' && this.state !== 'discarded') {
+      this.state = 'discarded';
+      this.#discardedBecause = because;
+    }
+  }
+
+  /**
+   * What became of the commit. One that was never *ready* does not say "not started": the commit was another's, of whom it
+   * knows nothing (I10).
+   */
+  #answer(to: string): void {
+    if (this.state === 'started') {
+      this.#reply({ type: 'started', startedAt: this.#startedAt });
+    } else if (this.state === 'discarded' && this.#wasReady) {
+      this.#reply({ type: 'not-started', reason: this.#discardedBecause });
+    } else {
+      this.#expect('ready', to);
     }
   }
 

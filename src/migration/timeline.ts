@@ -42,10 +42,14 @@ export class Timeline {
         this.events.push({ ms, type: event.type, round: event.record.round });
         return;
       case 'started':
+      case 'lost':
+      case 'restored':
       case 'stopping':
       case 'stopped':
       case 'ready':
       case 'committed':
+      case 'unconfirmed':
+      case 'unknown-migration':
       case 'completed':
       case 'cancelled':
       case 'failed':

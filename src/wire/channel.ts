@@ -15,11 +15,15 @@ export type DestinationMessage =
   | { readonly type: 'error'; readonly reason: string }
   /** Everything that was sent before the end of this round, counted as in {@link Frames.roundEnd}, was applied. */
   | { readonly type: 'applied'; readonly round: number }
-  /** The link broke: what was not applied is lost. The channel goes on trying until it is cancelled. */
+  /**
+   * The link broke: what was not applied is lost, and so is what is sent from here on. The channel goes on trying until it is
+   * cancelled.
+   */
   | { readonly type: 'lost'; readonly reason: string }
   /**
    * The link is there again, and everything is counted anew from here. `kept`: the destination still has what it
-   * said was applied; otherwise it is one that knows nothing of the guest.
+   * said was applied; otherwise it is one that knows nothing of the guest. After the commit, `kept` says that it knows what
+   * became of it: it is asked again. Nothing of before arrives after this.
    */
   | { readonly type: 'restored'; readonly kept: boolean }
   /** After a commit: who answers there knows nothing of this migration. That does not mean that it was not started (I10). */

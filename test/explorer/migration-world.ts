@@ -175,6 +175,11 @@ const NOT_IDENTITY = [
   'PageAccounts.__roundSkipped',
   'PageAccounts.__roundFillsDue',
   'PageAccounts.__vain',
+  'PrecopySource.__committedAt',
+  'Receiver.__discardedBecause',
+  // what a link that is restored would want to know; one that breaks here never is
+  'Unacknowledged.__older',
+  'Unacknowledged.__newer',
   'ReportDriver.counts',
   'Object.round',
   'Object.hinted',
@@ -389,6 +394,7 @@ export class MigrationWorld implements World {
         sendTimeoutMs: DEADLINE_MS,
         readyTimeoutMs: DEADLINE_MS,
         startTimeoutMs: DEADLINE_MS,
+        confirmAfterMs: DEADLINE_MS,
       }),
       clock: () => this.#state.now,
       onEvent: (event) => {

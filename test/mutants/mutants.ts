@@ -42,6 +42,7 @@ const LATE_SMALL_RING: Mutant['caughtBy'] = {
   bounds: { ...(LATE as { bounds: object }).bounds, pages: 3, freePages: 1, ringSize: 2 },
 };
 const PRECOPY = 'src/migration/precopy.ts';
+const RECOVERY = 'test/unit/migration/recovery.test.ts';
 
 export const MUTANTS: readonly Mutant[] = [
   mutant(
@@ -454,5 +455,56 @@ export const MUTANTS: readonly Mutant[] = [
       replace: '      if ((words.load(DEVICE_STATUS) & VIRTIO_CONFIG_S_DRIVER_OK) !== -1) {',
     },
     unit('test/conformance/page-poison.test.ts', 'P3'),
+  ),
+  mutant(
+    'a fill that was lost is not sent again',
+    'what a broken link has swallowed is taken to be pages only; the destination keeps an older copy of one that was freed (I7)',
+    PRECOPY,
+    {
+      find: '    this.#channel.fillRun(pfn, pageCount, value);\n    this.accounts.unacknowledged.sent(pfn, pageCount);\n',
+      replace: '    this.#channel.fillRun(pfn, pageCount, value);\n',
+    },
+    unit(RECOVERY, 'a fill that was lost'),
+  ),
+  mutant(
+    'what was claimed counts as arrived',
+    'after a break only what is still to be sent goes; what was on its way is lost (I7)',
+    'src/migration/page-accounts.ts',
+    {
+      find: '      const unacknowledged = this.unacknowledged.bits(index);',
+      replace: '      const unacknowledged = 0;',
+    },
+    unit(RECOVERY, 'everything, if it has not acknowledged any'),
+  ),
+  mutant(
+    'zeroes that were lost count as arrived',
+    'the destination holds what the page was before, and a hint after the break leaves it so (I7)',
+    'src/migration/page-accounts.ts',
+    { find: '        this.copied.words.or(index, unacknowledged);\n', replace: '' },
+    unit(RECOVERY, 'zeroes that were lost'),
+  ),
+  mutant(
+    'a new link is counted with the old one',
+    'the two ends never agree on what was sent, and the commit is never given',
+    PRECOPY,
+    { find: '    Object.assign(this.#sentBefore, this.sent);\n', replace: '' },
+    unit(RECOVERY, 'are numbered and counted anew'),
+  ),
+  mutant(
+    'who never heard of a migration has not started it',
+    'another destination answers, and the guest is resumed here while it runs at the first (I10)',
+    PRECOPY,
+    {
+      find: "    if (message?.type === 'not-started') {",
+      replace: "    if (message?.type === 'not-started' || message?.type === 'unknown-migration') {",
+    },
+    unit('test/unit/migration/handover.test.ts', 'and the destination is another'),
+  ),
+  mutant(
+    'a destination that was never ready says "not started"',
+    'a commit that was not meant for it is voided, and the guest is resumed here while it runs where it was (I10)',
+    'src/migration/receiver.ts',
+    { find: "this.state === 'discarded' && this.#wasReady", replace: "this.state === 'discarded'" },
+    unit('test/unit/migration/receiver.test.ts', 'one that was never ready'),
   ),
 ];

@@ -25,6 +25,8 @@ const TIMES = [
   'sendTimeoutMs',
   'readyTimeoutMs',
   'startTimeoutMs',
+  'confirmAfterMs',
+  'recoveryTimeoutMs',
 ] as const;
 const WHOLE = ['maxRounds', 'stallRounds', 'maxRunPages'] as const;
 
@@ -47,6 +49,10 @@ describe('what makes sense', () => {
 
   it.each(TIMES)('%s of 0', (name) => {
     expect(resolveOptions({ [name]: 0 })[name]).toBe(0);
+  });
+
+  it.each(TIMES)('%s without end', (name) => {
+    expect(resolveOptions({ [name]: Number.POSITIVE_INFINITY })[name]).toBe(Number.POSITIVE_INFINITY);
   });
 });
 

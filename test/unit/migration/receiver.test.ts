@@ -76,6 +76,7 @@ const frames: Record<string, () => void> = {
   deviceState: () => receiver.deviceState(STATE),
   finish: () => receiver.finish(),
   commit: () => receiver.commit(),
+  withdraw: () => receiver.withdraw(),
 };
 
 describe('what it applies', () => {
@@ -175,12 +176,15 @@ describe('what it refuses', () => {
     refused('PROTOCOL_VIOLATION', () => receiver.finish());
   });
 
-  it.each(Object.keys(frames).filter((name) => name !== 'commit'))('%s once it is ready', (name) => {
+  const answered = new Set(['commit', 'withdraw']);
+  const contents = Object.keys(frames).filter((name) => !answered.has(name));
+
+  it.each(contents)('%s once it is ready', (name) => {
     ready();
     refused('PROTOCOL_VIOLATION', frames[name]!);
   });
 
-  it.each(Object.keys(frames))('%s once the guest runs', (name) => {
+  it.each(contents)('%s once the guest runs', (name) => {
     ready();
     receiver.commit();
     refused('PROTOCOL_VIOLATION', frames[name]!);
@@ -211,19 +215,86 @@ describe('I10 never two', () => {
     expect(starts).toBe(0);
   });
 
-  it('I10 a commit after a cancel, or after an error, starts nothing', () => {
+  const ends: Record<string, () => void> = {
+    'a cancel': () => receiver.cancel(),
+    'an error': () => receiver.fail(new Error('this')),
+    'a withdrawal': () => receiver.withdraw(),
+  };
+
+  it.each(Object.keys(ends))('I10 a commit after %s starts nothing, and is told so each time', (name) => {
     ready();
-    receiver.cancel();
-    refused('PROTOCOL_VIOLATION', () => receiver.commit());
+    ends[name]!();
+    said.length = 0;
+    receiver.commit();
+    receiver.withdraw();
+    receiver.commit();
+    expect(said.map(({ type }) => type)).toEqual(['not-started', 'not-started', 'not-started']);
     expect(receiver.discarded).toBe(true);
     expect(starts).toBe(0);
   });
 
-  it('I10 a second commit starts no second time', () => {
+  it('I10 says why it has not started the guest, the first reason each time', () => {
+    ready();
+    receiver.fail(new Error('this'));
+    receiver.cancel();
+    receiver.fail(new Error('that'));
+    receiver.commit();
+    expect(said.at(-1)).toEqual({ type: 'not-started', reason: 'this' });
+  });
+
+  it('I10 one that was never ready does not say "not started": it may be another that was', () => {
+    refused('PROTOCOL_VIOLATION', () => receiver.withdraw());
+    refused('PROTOCOL_VIOLATION', () => receiver.commit());
+    receiver.fail(new Error('a commit came too early'));
+    refused('PROTOCOL_VIOLATION', () => receiver.commit());
+    refused('PROTOCOL_VIOLATION', () => receiver.withdraw());
+    expect(said.map(({ type }) => type)).toEqual(['error']);
+  });
+
+  it('I10 a commit or a withdrawal once the guest runs is answered with when it was started', () => {
     ready();
     receiver.commit();
-    refused('PROTOCOL_VIOLATION', () => receiver.commit());
+    receiver.commit();
+    receiver.withdraw();
+    expect(said.slice(1)).toEqual(Array.from({ length: 3 }, () => ({ type: 'started', startedAt: 4711 })));
     expect(starts).toBe(1);
+    expect(receiver.state).toBe('started');
+  });
+
+  it('I10 a guest that runs is not taken for one that did not start because nobody could be told', () => {
+    let broken = false;
+    receiver = new Receiver({ memory, loadDeviceState: () => {}, start: () => (starts += 1) }, (message) => {
+      if (broken) {
+        throw new Error('the link broke');
+      }
+      said.push(message);
+    });
+    ready();
+    broken = true;
+    expect(() => receiver.commit()).toThrow('the link broke');
+    broken = false;
+    receiver.fail(new Error('the link broke'));
+    receiver.withdraw();
+    expect(said.at(-1)).toEqual({ type: 'started', startedAt: 1 });
+  });
+
+  it.each(Object.keys(ends))('I10 after %s no sequence of frames starts the guest', (name) => {
+    ready();
+    ends[name]!();
+    for (const first of Object.keys(frames)) {
+      for (const second of [...Object.keys(frames), 'restart']) {
+        for (const frame of [first, second, 'deviceState', 'finish', 'commit']) {
+          try {
+            (frame === 'restart' ? () => receiver.restart() : frames[frame]!)();
+          } catch (thrown) {
+            receiver.fail(thrown);
+          }
+          expect(receiver.state).toBe('discarded');
+        }
+      }
+    }
+    expect(starts).toBe(0);
+    expect(said.filter(({ type }) => type === 'started')).toEqual([]);
   });
 
   it('I10 a start that failed has voided the commit for ever', () => {
@@ -232,7 +303,8 @@ describe('I10 never two', () => {
     receiver.commit();
     expect(said.at(-1)).toEqual({ type: 'not-started', reason: 'it does not' });
     startFails = false;
-    refused('PROTOCOL_VIOLATION', () => receiver.commit());
+    receiver.commit();
+    expect(said.at(-1)).toEqual({ type: 'not-started', reason: 'it does not' });
     expect(starts).toBe(1);
     expect(receiver.state).toBe('discarded');
   });
@@ -244,6 +316,43 @@ describe('I10 never two', () => {
     receiver.fail(new Error('late'));
     expect(receiver.state).toBe('started');
     expect(said.at(-1)?.type).toBe('started');
+  });
+});
+
+describe('a link that was restored', () => {
+  it('counts rounds and pages anew, keeps what is there, and wants a device state again', () => {
+    receiver.pageRun(0, 2, pages(2));
+    receiver.roundEnd(1);
+    ready();
+    receiver.restart();
+    expect(receiver.state).toBe('receiving');
+    expect(receiver.counts).toEqual({ pages: 0, zeroPages: 0, filledPages: 0, rounds: 0 });
+    refused('PROTOCOL_VIOLATION', () => receiver.finish());
+    receiver.zeroRun(1, 1);
+    receiver.roundEnd(1);
+    ready();
+    expect(said.at(-1)).toEqual({
+      type: 'ready',
+      counts: { pages: 0, zeroPages: 1, filledPages: 0, rounds: 1 },
+    });
+    expect([memory.pages(0, 1)[0], memory.pages(1, 1)[0]]).toEqual([7, 0]);
+    receiver.commit();
+    expect(starts).toBe(1);
+  });
+
+  it('changes nothing for a guest that runs, or is discarded', () => {
+    receiver.pageRun(0, 2, pages(2));
+    receiver.roundEnd(1);
+    ready();
+    receiver.commit();
+    const { counts } = receiver;
+    receiver.restart();
+    expect(receiver).toMatchObject({ state: 'started', counts });
+    receiver = new Receiver({ memory, loadDeviceState: () => {}, start: () => 1 }, () => {});
+    receiver.roundEnd(1);
+    receiver.cancel();
+    receiver.restart();
+    expect(receiver).toMatchObject({ state: 'discarded', counts: { rounds: 1 } });
   });
 });
 

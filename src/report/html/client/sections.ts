@@ -294,11 +294,23 @@ function happenings(run: RunReport): Moment[] {
       case 'session-expired':
         list.push({ x: ms, label: 'a deadline has passed: no more hints are waited for' });
         break;
+      case 'lost':
+        list.push({ x: ms, label: 'the link broke' });
+        break;
+      case 'restored':
+        list.push({ x: ms, label: 'the link is there again' });
+        break;
       case 'stopped':
         list.push({ x: ms, label: 'the guest is stopped' });
         break;
       case 'committed':
         list.push({ x: ms, label: 'everything has arrived: the destination may start the guest' });
+        break;
+      case 'unconfirmed':
+        list.push({ x: ms, label: 'the commit was not answered yet' });
+        break;
+      case 'unknown-migration':
+        list.push({ x: ms, label: 'the destination knows nothing of this migration' });
         break;
       case 'completed':
         list.push({ x: ms, label: 'the guest runs at the destination' });
