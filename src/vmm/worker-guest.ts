@@ -1,7 +1,7 @@
 import { CommandDevice, type CommandDeviceState } from '../balloon/command-device.js';
 import { type ExitTable, readExits } from '../balloon/exits.js';
 import { HintState } from '../balloon/hint-session.js';
-import type { RequestInterface } from '../balloon/request-interface.js';
+import { REQUEST_DESIGNS, type RequestInterface } from '../balloon/request-interface.js';
 import { LacunaError, messageOf } from '../errors.js';
 import { type FreeMemoryMode, findMetadataPlace, type GuestImage } from '../guest/image.js';
 import { type GuestConfig, mapDirtyLog, type ReportMode, type SelfCheck } from '../guest/runtime.js';
@@ -20,6 +20,7 @@ import {
   FREE_PAGES,
   PAGES_DROPPED,
   PAGES_WRITTEN,
+  QUEUE_COUNT,
   RANGES_DROPPED,
   RANGES_REPORTED,
   REPLAY_MS,
@@ -37,6 +38,7 @@ import { atomicMapper } from '../memory/shared-words.js';
 import { WriteOracle } from '../memory/write-oracle.js';
 import { macrotask, wakeOrTimeout } from '../migration/migrate.js';
 import type { SourceVm } from '../migration/vm.js';
+import { MOST_FUTURE_FEATURES } from '../spec/command-register.js';
 import { newThreads, type Thread, type ThreadSource } from './threads.js';
 
 /** How a guest is hosted, whether it is booted here or arrives. */
@@ -120,6 +122,30 @@ export function parseDeviceState(bytes: Uint8Array): SavedState {
     throw new LacunaError('DEVICE_STATE_INVALID', `the device state can't be read: ${messageOf(cause)}`, {
       cause,
     });
+  }
+}
+
+/**
+ * Looks at a device state that somebody else has made, as far as a host relies on it: what a guest may do to its device
+ * anyway is found out when it does. Throws DEVICE_STATE_INVALID.
+ */
+export function checkDeviceState(bytes: Uint8Array, { pfnSpan }: RamLayout): void {
+  const { device, inflated, vcpu } = parseDeviceState(bytes) as Partial<SavedState>;
+  const offered = device?.registers?.offered;
+  const isList = (list: unknown, most: number): boolean => Array.isArray(list) && list.length <= most;
+  const isRight =
+    typeof vcpu === 'string' &&
+    Array.isArray(inflated) &&
+    inflated.every((part) => Number.isInteger(part) && part >= 0) &&
+    inflated.every((part, i) => i % 2 === 0 || part + (inflated[i - 1] as number) <= pfnSpan) &&
+    isList(device?.queues, QUEUE_COUNT) &&
+    isList(device?.registers?.queues, QUEUE_COUNT) &&
+    (offered === undefined ||
+      (REQUEST_DESIGNS.includes(offered.requests.design) &&
+        offered.requests.futureFeatures <= MOST_FUTURE_FEATURES &&
+        isList(offered.futureRegisters, MOST_FUTURE_FEATURES)));
+  if (!isRight) {
+    throw new LacunaError('DEVICE_STATE_INVALID', 'the device state is not one of this guest');
   }
 }
 

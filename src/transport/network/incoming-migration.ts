@@ -40,8 +40,11 @@ export interface Admission {
   readonly memory: GuestMemory;
   /** A `Receiver`, or what does as it does; its page methods are not called. */
   readonly sink: FrameSink;
-  /** Called once, last: nothing here writes the memory any more, and the sink is told nothing more. */
-  readonly ended?: (outcome: 'started' | 'voided') => void;
+  /**
+   * Called once, last: nothing here writes the memory any more, and the sink is told nothing more. The next migration is
+   * received when what it returns has resolved.
+   */
+  readonly ended?: (outcome: 'started' | 'voided') => unknown;
 }
 
 /** What happens at a destination, as it happens; `text` is for people. */
@@ -172,7 +175,7 @@ export class IncomingMigration {
       if (this.phase !== 'over') {
         this.phase = 'over';
         this.#refuse(connection, thrown);
-        this.#end(undefined);
+        this.#end();
       }
       return;
     }
@@ -486,14 +489,17 @@ export class IncomingMigration {
     this.#host.settle(outcome);
     clearTimeout(this.#timer);
     this.#unlink();
-    void this.#fences.then(() => this.#end(outcome));
+    void this.#fences.then(async () => {
+      try {
+        await this.#admitted?.ended?.(outcome.type);
+      } finally {
+        this.#end();
+      }
+    });
   }
 
-  #end(outcome: Outcome | undefined): void {
+  #end(): void {
     clearTimeout(this.#timer);
-    if (outcome !== undefined) {
-      this.#admitted?.ended?.(outcome.type);
-    }
     this.#host.over();
     this.#markEnded();
   }
