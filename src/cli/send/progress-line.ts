@@ -19,6 +19,7 @@ export class ProgressLine {
   #windowBytes = 0;
   #bytesPerSecond = 0;
   #link = '';
+  #throttle = '';
 
   constructor(guest: string, to: string) {
     this.#title = `${guest} → ${to}`;
@@ -35,7 +36,7 @@ export class ProgressLine {
     return (
       `${this.#title}  ${now.phase}, round ${now.round}, ${formatMs(now.elapsedMs)}\n` +
       `  ${formatMib(now.transferredBytes)} MiB sent (${formatMib(this.#bytesPerSecond)} MiB/s), ` +
-      `${now.pendingPages} pages to go, ${now.skippedPages} skipped${this.#link}`
+      `${now.pendingPages} pages to go, ${now.skippedPages} skipped${this.#throttle}${this.#link}`
     );
   }
 
@@ -53,6 +54,14 @@ export class ProgressLine {
             ? `${pc.green('the link is there again')}, and what had arrived is still there`
             : `${pc.yellow('the link is there again')}, to a destination that knows nothing of the guest: all of it goes again`,
         };
+      case 'throttled':
+        this.#throttle = event.share === 0 ? '' : pc.yellow(`, throttled to ${percent(1 - event.share)}`);
+        return {
+          log:
+            event.share === 0
+              ? 'the guest is not throttled any more'
+              : `the guest writes faster than its pages are sent: it is throttled to ${percent(1 - event.share)} of its time`,
+        };
       case 'stopping':
         return { step: `stopping the guest (${event.reason})` };
       case 'stopped':
@@ -67,4 +76,8 @@ export class ProgressLine {
         return {};
     }
   }
+}
+
+function percent(share: number): string {
+  return `${Math.round(share * 100)} %`;
 }

@@ -13,6 +13,7 @@ import { summarise } from '../../report/summary.js';
 import type { CompressionMode } from '../../transport/network/compression-policy.js';
 import { connectMigration, type NetworkChannel } from '../../transport/network/network-channel.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
+import { describeGuest } from '../../vmm/network-destination.js';
 import type { WorkerGuest } from '../../vmm/worker-guest.js';
 import { deliver, ExitCode } from '../bench/bench.js';
 import { planOf } from '../bench/plan.js';
@@ -166,7 +167,7 @@ class Sending {
       memory,
       event,
       label: image.name,
-      guest: describeGuest(image.trace?.name),
+      guest: describeGuest(image.trace),
       compression,
       signal: this.#signal,
     });
@@ -368,8 +369,3 @@ class Sending {
 }
 
 type SelfCheckWord = RunReport['verified']['guestSelfCheck'];
-
-/** What the destination has to know of a built-in guest. */
-function describeGuest(trace: string | undefined): string {
-  return JSON.stringify({ kind: 'lacuna-worker', ...(trace === undefined ? {} : { trace }) });
-}
