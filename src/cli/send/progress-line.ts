@@ -15,6 +15,7 @@ const RATE_WINDOW_MS = 500;
 /** A migration as it is shown while it goes on. */
 export class ProgressLine {
   readonly #title: string;
+  #now: MigrationProgress | undefined;
   #windowAt = 0;
   #windowBytes = 0;
   #bytesPerSecond = 0;
@@ -25,13 +26,22 @@ export class ProgressLine {
     this.#title = `${guest} → ${to}`;
   }
 
-  /** The block of a terminal. */
-  block(now: MigrationProgress): string {
+  /** How far it is. */
+  look(now: MigrationProgress): void {
+    this.#now = now;
     const ms = now.elapsedMs - this.#windowAt;
     if (ms >= RATE_WINDOW_MS) {
       this.#bytesPerSecond = ((now.transferredBytes - this.#windowBytes) / ms) * 1000;
       this.#windowAt = now.elapsedMs;
       this.#windowBytes = now.transferredBytes;
+    }
+  }
+
+  /** The block of a terminal; empty before it has begun. */
+  block(): string {
+    const now = this.#now;
+    if (now === undefined) {
+      return '';
     }
     return (
       `${this.#title}  ${now.phase}, round ${now.round}, ${formatMs(now.elapsedMs)}\n` +

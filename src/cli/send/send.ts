@@ -28,6 +28,7 @@ import {
   timedMigration,
   withReplay,
 } from '../bench/run.js';
+import { attendToInterrupts } from '../interrupts.js';
 import { type MetricsServer, serveMetrics } from '../metrics-server.js';
 import { makeProgress, type Progress } from '../progress.js';
 import { checkWritable } from '../report-file.js';
@@ -77,6 +78,9 @@ export async function send(request: SendRequest, signal: AbortSignal): Promise<n
   }
 }
 
+/** How often progress is drawn. */
+const DRAW_MS = 100;
+
 /** Where a command's metrics are. */
 export function metricsLine({ endpoint }: MetricsServer): string {
   return `metrics at http://${formatEndpoint(endpoint)}/metrics`;
@@ -99,7 +103,10 @@ class Sending {
   #interruptsUnanswered = 0;
   /** Ends the hosting of a guest that stays. */
   #leave: (() => void) | undefined;
-  readonly #onSignal = (): void => this.#interrupted();
+  readonly #unattend: () => void;
+  /** Draws the progress: not within the migration's own time, which it would slow down. */
+  readonly #drawing: ReturnType<typeof setInterval>;
+  #drawn = '';
 
   constructor(request: SendRequest, signal: AbortSignal, progress: Progress) {
     this.#request = request;
@@ -108,7 +115,8 @@ class Sending {
     this.#progress = progress;
     this.#to = formatEndpoint(request.to);
     this.#line = new ProgressLine(this.#spec.image.name, this.#to);
-    process.on('SIGINT', this.#onSignal).on('SIGTERM', this.#onSignal);
+    this.#unattend = attendToInterrupts(() => this.#interrupted());
+    this.#drawing = setInterval(() => this.#draw(), DRAW_MS);
   }
 
   async run(): Promise<number> {
@@ -144,7 +152,8 @@ class Sending {
 
   /** Whatever happened, nothing of it is left behind. */
   async close(): Promise<void> {
-    process.off('SIGINT', this.#onSignal).off('SIGTERM', this.#onSignal);
+    clearInterval(this.#drawing);
+    this.#unattend();
     this.#control?.close();
     await this.#guest?.stop();
     await this.#channel?.close();
@@ -188,7 +197,7 @@ class Sending {
       {
         signal: this.#signal,
         onPhase: () => {},
-        onProgress: (now) => this.#progress.update(this.#line.block(now)),
+        onProgress: (now) => this.#line.look(now),
       },
       guest,
       { channel, cpuMs: () => Number.NaN },
@@ -202,6 +211,14 @@ class Sending {
         options: { ...this.#request.options, startTimeoutMs: Number.POSITIVE_INFINITY },
       },
     );
+  }
+
+  #draw(): void {
+    const block = this.#line.block();
+    if (block !== this.#drawn) {
+      this.#drawn = block;
+      this.#progress.update(block);
+    }
   }
 
   #happened(event: MigrationEvent): void {
@@ -225,7 +242,7 @@ class Sending {
 
   #report(run: ReturnType<typeof describeRun>, { report }: Measured, selfCheck: SelfCheckWord): void {
     const { json, html, version, command } = this.#request;
-    this.#progress.done();
+    this.#finishDrawing();
     const verified: RunReport['verified'] = {
       pagesCompared: 0,
       pagesDifferent: 0,
@@ -314,7 +331,7 @@ class Sending {
   async #stayed(why: string, passed: boolean): Promise<void> {
     const { image } = this.#spec;
     const stays = this.#request.stay || this.#handover?.isOperated === true;
-    this.#progress.done();
+    this.#finishDrawing();
     console.error(
       `${why}\n${image.name} goes on here; self-check: ${passed ? pc.green('passed') : pc.red('FAILED')}. ` +
         (stays
@@ -326,6 +343,11 @@ class Sending {
         this.#leave = resolve; // the guest's thread keeps the process alive
       });
     }
+  }
+
+  #finishDrawing(): void {
+    clearInterval(this.#drawing);
+    this.#progress.done();
   }
 
   #show(what: string): void {
@@ -343,7 +365,7 @@ class Sending {
     } else if (this.#handover?.state === 'unanswered') {
       this.#interruptsUnanswered += 1;
       if (this.#interruptsUnanswered === 1) {
-        this.#progress.done();
+        this.#finishDrawing();
         console.error(
           `the commit was sent to ${this.#to} and not answered yet: it can't be called off from here.\n` +
             `${adviceOf(this.#handover.passage)}\n` +
@@ -359,7 +381,7 @@ class Sending {
 
   /** The operator has given the guest up; the process is not waited for, its threads would keep it. */
   #abandon({ passage }: Handover): never {
-    this.#progress.done();
+    this.#finishDrawing();
     console.error(
       `${passage.guest} is lost here, stopped as it was. The commit of migration ${passage.migration} was sent: it may run ` +
         `at ${passage.to}; look there before you start it anew.`,
