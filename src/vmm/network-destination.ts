@@ -280,7 +280,9 @@ class StartingReceiver implements FrameSink {
   }
 
   restart(): void {
-    this.#receiver.restart();
+    if (!this.#isStarting) {
+      this.#receiver.restart();
+    }
   }
 
   cancel(): void {

@@ -1,3 +1,6 @@
+import { execFile } from 'node:child_process';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
   type Arrival,
@@ -176,6 +179,13 @@ describe('a guest that moves over the network', () => {
     expect((await move(guest, again)).phase).toBe('completed');
     await expectArrived(guest, there); // out of memory that was not zero any more
   });
+});
+
+it('leaves nothing behind that keeps a process', async () => {
+  const { stdout } = await promisify(execFile)(process.execPath, [
+    join(import.meta.dirname, '../support/whole-migration.mjs'),
+  ]);
+  expect(stdout.trim()).toBe('completed');
 });
 
 describe('a guest that can not be received', () => {

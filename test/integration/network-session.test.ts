@@ -504,6 +504,16 @@ describe('listening', () => {
     });
   });
 
+  it('ends although a source that was answered stays', async () => {
+    const destination = await listen();
+    const source = await connect(destination.port);
+    await source.finish(1);
+    source.channel.commit();
+    expect(await source.message()).toMatchObject({ type: 'started' });
+    await destination.listener.close();
+    expect(source.channel.poll()).toBeUndefined(); // nothing that concerns it
+  });
+
   it('ends with a migration under way, and leaves nothing behind', async () => {
     const before = process
       .getActiveResourcesInfo()

@@ -134,6 +134,8 @@ export class IncomingMigration {
   /** `over` includes a migration that is being brought to its end. */
   phase: 'receiving' | 'ready' | 'starting' | 'over' = 'receiving';
   readonly #host: IncomingHost;
+  /** Which connection has been welcomed; no other says anything about the guest. */
+  #welcomed: ControlConnection | undefined;
   #admission: Promise<Admission> | undefined;
   #admitted: Admission | undefined;
   #written: SharedArrayBuffer | undefined;
@@ -177,7 +179,7 @@ export class IncomingMigration {
     } catch (thrown) {
       if (this.phase !== 'over') {
         this.phase = 'over';
-        this.#refuse(connection, thrown);
+        this.#refuse(this.connection ?? connection, thrown); // another may have come while it was decided
         this.#end();
       }
       return;
@@ -295,6 +297,7 @@ export class IncomingMigration {
     status: WelcomeStatus,
     tickets: readonly Uint8Array[],
   ): void {
+    this.#welcomed = connection;
     connection.send(FrameType.welcome, 0, welcomeTo(hello, status, this.#host.nonce, tickets));
   }
 
@@ -322,6 +325,9 @@ export class IncomingMigration {
   /** A frame of the connection that counts, after its hello. Throws PROTOCOL_VIOLATION. */
   frame(connection: ControlConnection, { type, value }: Readonly<FrameHeader>, payload: Uint8Array): void {
     const link = this.#link;
+    if (connection !== this.#welcomed) {
+      throw outOfTurn('a frame before the welcome'); // it could decide about a guest that is being fenced off
+    }
     switch (type) {
       case FrameType.deviceState:
         if (link === undefined || link.deviceState !== undefined || this.phase !== 'receiving') {

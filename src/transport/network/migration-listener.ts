@@ -376,7 +376,7 @@ export class MigrationListener {
     const { connection } = peer;
     const { label, guest, layout, streams } = hello;
     const offer: MigrationOffer = { migrationId: id, label, guest, layout, streams, peer: connection.peer };
-    const incoming = new IncomingMigration(offer, {
+    const incoming: IncomingMigration = new IncomingMigration(offer, {
       nonce: this.#nonce,
       tls: this.#options.tls,
       joinMs: this.#timeouts.handshakeMs,
@@ -388,6 +388,9 @@ export class MigrationListener {
       answer: (to) => this.#tell(to, id),
       over: () => {
         this.#current = undefined;
+        if (incoming.connection !== undefined) {
+          this.#limitQueries(incoming.connection); // its source may still ask
+        }
       },
     });
     this.#current = incoming;
