@@ -34,11 +34,18 @@ export interface ThreadSource {
   start(name: ThreadName, work: unknown, onEnd: () => void): Thread;
 }
 
+/**
+ * What TLS decrypts comes in buffers that are garbage at once, and which are little to the collector for they lie outside
+ * its heap: without a small young generation four streams hold 60 MiB of them.
+ */
+const STREAM_LIMITS = { maxYoungGenerationSizeMb: 1 } as const;
+
 /** Makes a thread. `workers/` lies beside `src/` in the sources and in the package alike, so a relative URL finds it. */
 function makeWorker(name: ThreadName, workerData?: unknown): Worker {
   return new Worker(new URL(`../../workers/${name}.js`, import.meta.url), {
     workerData,
     name: `lacuna ${name}`,
+    ...(name.startsWith('stream') ? { resourceLimits: STREAM_LIMITS } : {}),
   });
 }
 

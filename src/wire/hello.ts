@@ -28,6 +28,9 @@ const TWO_TO_32 = 2 ** 32;
 /** Page frame numbers have 32 bits. */
 const GPA_LIMIT: number = TWO_TO_32 * PAGE_SIZE;
 
+/** Nothing is dropped, not even a byte order mark. */
+const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
+
 const RESUMES = 1;
 const COMMITTED = 2;
 
@@ -192,8 +195,8 @@ export function decodeHello(payload: Uint8Array): Hello {
     migrationId: idAt(payload, 32),
     nonce: idAt(payload, 48),
     layout: decodeLayout(view, blockCount),
-    label: printable(new TextDecoder().decode(payload.subarray(labelAt, guestAt))),
-    guest: new TextDecoder().decode(payload.subarray(guestAt, end)),
+    label: printable(UTF8.decode(payload.subarray(labelAt, guestAt))),
+    guest: UTF8.decode(payload.subarray(guestAt, end)),
   };
 }
 
@@ -379,7 +382,7 @@ export function encodeText(words: string): Uint8Array<ArrayBuffer> {
 
 /** Words of a peer: what isn't UTF-8 or would do something to a terminal is replaced. */
 export function decodeText(payload: Uint8Array): string {
-  return printable(new TextDecoder().decode(payload));
+  return printable(UTF8.decode(payload));
 }
 
 /** Without control characters, and without those that turn the direction of text. */

@@ -91,7 +91,7 @@ describe('docs/EMBEDDING.md', () => {
 });
 
 describe('links within the documents', () => {
-  it.each(['docs/EMBEDDING.md', 'docs/MAIL.md'])('of %s lead to files', (document) => {
+  it.each(['docs/EMBEDDING.md', 'docs/MAIL.md', 'docs/WIRE-FORMAT.md'])('of %s lead to files', (document) => {
     const targets = [...read(document).matchAll(/\]\(([^)#]+)(?:#[^)]*)?\)/g)].map((match) => match[1]!);
     for (const target of targets.filter((link) => !link.startsWith('http'))) {
       expect(() => readFileSync(join('docs', target)), target).not.toThrow('ENOENT');
