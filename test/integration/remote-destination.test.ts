@@ -5,9 +5,10 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterEach, expect, it } from 'vitest';
 import { RemoteDestination } from '../../dist/src/cli/bench/remote-destination.js';
-import { SharedGuestMemory } from '../../dist/src/index.js';
+import { connectGuest, migrate, SharedGuestMemory } from '../../dist/src/index.js';
 import { RamLayout } from '../../dist/src/memory/ram-layout.js';
 import { PageDigester } from '../../dist/src/vmm/page-digester.js';
+import { Bench } from '../support/guests.js';
 
 const MIB = 2 ** 20;
 const ENTRY = pathToFileURL(join(import.meta.dirname, '../support/fake-destination.mjs'));
@@ -190,4 +191,56 @@ it.each(['SIGKILL', 'SIGTERM', 'SIGINT'] as const)('ends when its parent is ende
   parent.kill(signal);
   await once(parent, 'exit');
   await expect.poll(() => lives(pid), { timeout: 30_000 }).toBe(false);
+});
+
+it.each([
+  ['TCP', undefined],
+  ['TLS', { psk: { identity: 'benchmark', key: new Uint8Array(32).fill(9) } }],
+] as const)('a guest that moves there over %s is the guest that it was', async (_name, tls) => {
+  const bench = new Bench();
+  const digester = new PageDigester();
+  const remote = new RemoteDestination();
+  made.push(remote);
+  try {
+    const guest = await bench.guest({ workload: { kind: 'churn', pagesPerSecond: 5000, keepBlocks: 64 } });
+    const { blocks } = guest.memory.layout;
+    const { port } = await remote.call('prepare', { ...PREPARE, blocks, tls });
+    const channel = await connectGuest(guest, {
+      endpoint: { host: '127.0.0.1', port, tls },
+      streams: 2,
+      label: 'test',
+    });
+    await remote.call('measure', undefined);
+    const source = await migrate({
+      vm: guest,
+      channel,
+      event: guest.event,
+      onEvent: (event) => {
+        if (event.type === 'session-issued') {
+          guest.oracle?.sessionIssued(event.id);
+        }
+      },
+    });
+    expect(source.error).toBeUndefined();
+    const { migrationId, startedAt } = await remote.call('arrival', undefined);
+    expect(migrationId).toBe(channel.migrationId);
+    expect(startedAt).toBeGreaterThanOrEqual(guest.stoppedAt);
+    expect((await remote.call('usage', undefined)).cpuMs).toBeGreaterThan(0);
+    const verdict = await digester.compare(guest, await remote.call('digests', undefined));
+    expect(verdict).toMatchObject({
+      pagesCompared: guest.memory.layout.pageCount,
+      pagesDifferent: 0,
+      firstDifferentPfn: -1,
+    });
+    expect(verdict.pagesLeftBehind).toBeGreaterThan(0);
+    await remote.call('resume', undefined);
+    await expect
+      .poll(async () => (await remote.call('counters', undefined)).pagesWritten, { timeout: 30_000 })
+      .toBeGreaterThan(1000);
+    expect(await remote.call('selfCheck', undefined)).toMatchObject({ badPages: 0, badPfn: -1 });
+    await channel.close();
+  } finally {
+    await bench.close();
+    await digester.close();
+  }
 });
