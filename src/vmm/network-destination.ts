@@ -196,7 +196,8 @@ class ArrivingGuest implements DestinationVm {
       }
     } catch (thrown) {
       await this.#guest.kill();
-      this.#failure = new LacunaError('GUEST_FAILED', messageOf(thrown), { cause: thrown });
+      const cause = this.#guest.failure ?? thrown; // of what it died, if that was heard meanwhile
+      this.#failure = new LacunaError('GUEST_FAILED', messageOf(cause), { cause });
     }
   }
 

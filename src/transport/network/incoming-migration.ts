@@ -334,14 +334,17 @@ export class IncomingMigration {
           throw outOfTurn('the end of the data');
         }
         link.rounds = value;
-        return this.#advance(link);
+        this.#advance(link);
+        return;
       case FrameType.commit:
         if (this.phase === 'ready') {
           this.phase = 'starting';
         }
-        return this.#decide(connection, (sink) => sink.commit());
+        this.#decide(connection, (sink) => sink.commit());
+        return;
       case FrameType.withdraw:
-        return this.#decide(connection, (sink) => sink.withdraw());
+        this.#decide(connection, (sink) => sink.withdraw());
+        return;
       case FrameType.cancel:
         if (this.phase !== 'starting') {
           void this.discard('its source has called it off', true);
