@@ -14,12 +14,17 @@ export type LacunaErrorCode =
   // what the other end or the link did
   | 'DESTINATION_FAILED'
   | 'DESTINATION_SILENT'
-  | 'LINK_LOST'
   | 'PROTOCOL_VIOLATION'
   | 'COUNT_MISMATCH'
   | 'COMMIT_UNCONFIRMED'
   | 'DEVICE_STATE_INVALID'
+  | 'CONNECTION_FAILED'
+  | 'AUTHENTICATION_FAILED'
+  | 'UNSUPPORTED'
+  | 'BUSY'
+  | 'LINK_LOST'
   // how a migration ended
+  | 'NOT_CONVERGING'
   | 'CANCELLED'
   | 'VERIFICATION_FAILED'
   // a mistake in a program that uses lacuna, or in lacuna

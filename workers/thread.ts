@@ -1,15 +1,15 @@
 import { readlinkSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
-import type { ThreadMessage } from '../src/vmm/threads.js';
+import type { ThreadMessage } from '../src/transport/threads.js';
 
 /** Does the work that this thread was started with; a thread of a pool is sent one piece of it after the other. */
-export function work<T>(run: (data: T) => void): void {
+export function work<T>(run: (data: T) => void | Promise<void>): void {
   if (workerData !== null && workerData !== undefined) {
-    run(workerData as T);
+    void run(workerData as T); // what it rejects with ends the thread, as what it throws does
     return;
   }
-  parentPort?.on('message', (data: T) => {
-    run(data);
+  parentPort?.on('message', async (data: T) => {
+    await run(data);
     say({ type: 'done' });
   });
 }

@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { BenchReport } from '../../dist/src/index.js';
-import { type CliOptions, type CliResult, runCli } from '../support/cli.js';
+import { type CliOptions, type CliResult, runCli, runHere } from '../support/cli.js';
 import { busyTrace } from '../support/made-up-trace.js';
 
 const BUILD_2G = resolve('bench/guests/build-2g');
@@ -117,7 +117,7 @@ it.each([
   [['bench', '--no-such-option'], /unknown option/],
   [['no-such-command'], /unknown command/],
 ])('wrong usage %j ends with exit code 2 and says what to do', async (args, message) => {
-  const { code, stdout, stderr } = await lacuna(args);
+  const { code, stdout, stderr } = await runHere(folder, args);
   expect(stderr).toMatch(message);
   expect(stdout).toBe('');
   expect(code).toBe(2);
@@ -149,7 +149,7 @@ it.each([
   const capture = join(folder, 'capture');
   cpSync(BUILD_2G, capture, { recursive: true });
   damage(capture);
-  const { code, stderr } = await lacuna(['bench', '--guest', './capture']);
+  const { code, stderr } = await runHere(folder, ['bench', '--guest', './capture']);
   expect(stderr).toMatch(message);
   expect(code).toBe(2);
 });
@@ -201,7 +201,7 @@ it.each([
   const trace = join(folder, 'trace');
   cpSync(resolve('bench/guests/trace-build-2g'), trace, { recursive: true });
   damage(trace);
-  const { code, stderr } = await lacuna(['bench', '--guest', './trace']);
+  const { code, stderr } = await runHere(folder, ['bench', '--guest', './trace']);
   expect(stderr).toMatch(message);
   expect(code).toBe(2);
 });

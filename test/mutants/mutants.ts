@@ -507,4 +507,31 @@ export const MUTANTS: readonly Mutant[] = [
     { find: "this.state === 'discarded' && this.#wasReady", replace: "this.state === 'discarded'" },
     unit('test/unit/migration/receiver.test.ts', 'one that was never ready'),
   ),
+  mutant(
+    'the throttle outlives the migration',
+    'it was called off, and the guest goes on at a fraction of its speed for ever (I8)',
+    PRECOPY,
+    {
+      find: "    this.#throttle(0);\n    this.#stopSending(now, 'cancelled');",
+      replace: "    this.#stopSending(now, 'cancelled');",
+    },
+    unit('test/unit/migration/auto-converge.test.ts', 'by a cancel in the midst of a round'),
+  ),
+  mutant(
+    'the last round is paced like the others',
+    'the cap for the switchover is in force for the calculation only',
+    PRECOPY,
+    { find: '        this.#pacer.changeRate(this.#switchoverBytesPerSecond, now);\n', replace: '' },
+    unit('test/property/bandwidth.test.ts', 'sends the last round at the rate of the switchover'),
+  ),
+  mutant(
+    'a stalled guest is stopped at once',
+    'at whatever point of its oscillation that is: its downtime is several times of what it need be',
+    'src/migration/convergence.ts',
+    {
+      find: "    return pendingPages <= Math.min(...this.#recent) * NEAR_MINIMUM ? 'stalled' : undefined;",
+      replace: "    return 'stalled';",
+    },
+    unit('test/unit/migration/convergence.test.ts', 'is not fooled by an oscillation'),
+  ),
 ];

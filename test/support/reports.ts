@@ -90,6 +90,7 @@ function runAt({ spec, point }: ReturnType<typeof planOf>['runs'][number]): Benc
     downtime: 5,
     'setup-time': 0.1,
     switchover: 'downtime-limit',
+    'cpu-throttle-percentage': 0,
     ram: {
       transferred: 16 * MIB,
       remaining: 0,

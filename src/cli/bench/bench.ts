@@ -35,8 +35,15 @@ export interface BenchRequest extends PlanRequest {
   readonly command: string;
 }
 
-/** Exit codes of the command, as its help says. */
-export const ExitCode = { ok: 0, verificationFailed: 1, usage: 2, interrupted: 130 } as const;
+/** Exit codes of the commands, as their help says. */
+export const ExitCode = {
+  ok: 0,
+  verificationFailed: 1,
+  usage: 2,
+  /** `lacuna send`: a commit was sent, and never answered. */
+  unanswered: 3,
+  interrupted: 130,
+} as const;
 
 /** Runs the benchmark; prints the table on standard output and writes the report. Returns the exit code. */
 export async function bench(request: BenchRequest, signal: AbortSignal): Promise<number> {

@@ -1,6 +1,6 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
-import { migrateObserved } from '../../diagnostics.js';
+import { migrateObserved, type ObservedRequest } from '../../diagnostics.js';
 import { PageContent } from '../../guest/content.js';
 import {
   type FreeMemoryMode,
@@ -29,11 +29,12 @@ import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import { reportOf } from '../../migration/report.js';
 import { Timeline } from '../../migration/timeline.js';
 import { encodePageMap } from '../../report/page-map.js';
-import type { Baseline, ReplayReport, RunReport } from '../../report/schema.js';
+import type { Baseline, ReplayReport, RunReport, Transport } from '../../report/schema.js';
 import { threadCpuMs } from '../../vmm/threads.js';
 import type { Verifier } from '../../vmm/verifier.js';
 import { WorkerDestination } from '../../vmm/worker-destination.js';
 import { type ReplayProgress, WorkerGuest } from '../../vmm/worker-guest.js';
+import type { SourceChannel } from '../../wire/channel.js';
 import type { StoredGuest } from '../captures.js';
 import { describeWorkload } from '../workload-option.js';
 
@@ -96,21 +97,7 @@ export async function runOnce(asked: RunSpec, services: RunServices): Promise<Ru
     destinationMemory = touched
       ? pool.take(layout)
       : pool.takeFresh(layout, sparse ? heldBytes(spec, 'destination') : layout.memoryBytes);
-    const booting = WorkerGuest.boot({
-      image: spec.image,
-      memory: sourceMemory,
-      event,
-      freeMemory: spec.freeMemory,
-      workload: spec.workload,
-      minOrder: spec.minOrder,
-      reportMode: spec.reportMode,
-      ringSize: spec.ringSize,
-      initOnAlloc: spec.initOnAlloc,
-      pagePoison: spec.pagePoison ?? undefined,
-      seed: spec.seed,
-      oracle: true,
-      trace: spec.image.trace,
-    });
+    const booting = bootGuest(spec, sourceMemory, event, true);
     if (touched) {
       zeroMemory(destinationMemory); // while the guest's thread fills the other
     }
@@ -118,15 +105,11 @@ export async function runOnce(asked: RunSpec, services: RunServices): Promise<Ru
     guests.push(guest);
     destination = await WorkerDestination.prepare(guest, destinationMemory, { holdAtStart: true });
     guests.push(destination.guest);
-    guest.run();
-    await guest.rehearseReports(REHEARSALS);
-    if (spec.initOnAlloc && spec.pagePoison === null && spec.reportMode === 'hold') {
-      await refill(guest, spec);
-    }
+    await letRun(guest, spec);
     const measured = await timedMigration(spec, services, guest, destination);
     onPhase('verifying');
     const verified = await verify(measured.source, spec, services, guest, destination);
-    return { ...describe(spec, layout), ...measured.report, verified };
+    return { ...describeRun(spec, layout), ...measured.report, verified };
   } finally {
     await Promise.all(guests.map((guest) => guest.stop()));
     await destination?.close();
@@ -136,6 +119,39 @@ export async function runOnce(asked: RunSpec, services: RunServices): Promise<Ru
     if (destinationMemory !== undefined && isTouched(spec)) {
       pool.giveBack(destinationMemory);
     }
+  }
+}
+
+/** A new guest, paused before its first instruction; with an oracle it can be verified page by page. */
+export function bootGuest(
+  spec: RunSpec,
+  memory: SharedGuestMemory,
+  event: EventWord,
+  oracle: boolean,
+): Promise<WorkerGuest> {
+  return WorkerGuest.boot({
+    image: spec.image,
+    memory,
+    event,
+    freeMemory: spec.freeMemory,
+    workload: spec.workload,
+    minOrder: spec.minOrder,
+    reportMode: spec.reportMode,
+    ringSize: spec.ringSize,
+    initOnAlloc: spec.initOnAlloc,
+    pagePoison: spec.pagePoison ?? undefined,
+    seed: spec.seed,
+    oracle,
+    trace: spec.image.trace,
+  });
+}
+
+/** Lets a booted guest run until its driver is as one that has run for long. */
+export async function letRun(guest: WorkerGuest, spec: RunSpec): Promise<void> {
+  guest.run();
+  await guest.rehearseReports(REHEARSALS);
+  if (spec.initOnAlloc && spec.pagePoison === null && spec.reportMode === 'hold') {
+    await refill(guest, spec);
   }
 }
 
@@ -159,7 +175,7 @@ function isTouched({ destination, image }: RunSpec): boolean {
 }
 
 /** What of a sparse guest's memory will be resident. Without zero detection every page that is sent is written there. */
-function heldBytes({ image, freeMemory, baseline }: RunSpec, side: 'source' | 'destination'): number {
+export function heldBytes({ image, freeMemory, baseline }: RunSpec, side: 'source' | 'destination'): number {
   const held = pagesHeld(atomicMapper, image, freeMemory);
   if (side === 'source' || baseline === 'zero' || baseline === 'both') {
     return held * PAGE_SIZE;
@@ -171,7 +187,7 @@ function heldBytes({ image, freeMemory, baseline }: RunSpec, side: 'source' | 'd
 }
 
 /** The run with the image and the workload of its trace, if it has one. */
-function withReplay(spec: RunSpec): RunSpec {
+export function withReplay(spec: RunSpec): RunSpec {
   const { trace } = spec.image;
   return trace === undefined
     ? spec
@@ -182,7 +198,12 @@ function withReplay(spec: RunSpec): RunSpec {
       };
 }
 
-function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' | keyof Measured['report']> {
+/** What is known of a run before it is made. */
+export function describeRun(
+  spec: RunSpec,
+  layout: RamLayout,
+  transport: Transport = 'memory',
+): Omit<RunReport, 'verified' | keyof Measured['report']> {
   return {
     guest: spec.image.name,
     memoryBytes: layout.memoryBytes,
@@ -199,30 +220,44 @@ function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' 
     dialect: 'command-register',
     link: spec.link.name,
     linkBytesPerSecond: Number.isFinite(spec.link.bytesPerSecond) ? spec.link.bytesPerSecond : null,
-    transport: 'memory',
+    transport,
     destination: isTouched(spec) ? 'touched' : 'untouched',
     downtimeLimit: spec.downtimeLimitMs,
     seed: spec.seed,
   };
 }
 
-interface Measured {
+/** A migration that is over, and what it came to. */
+export interface Measured {
   readonly source: PrecopySource;
   readonly report: ReturnType<typeof reportOf> &
     Pick<RunReport, 'cpu' | 'guestWork' | 'replay' | 'eventLoop' | 'timeline' | 'pages'>;
 }
 
-async function timedMigration(
+/** Where a guest is sent. */
+export interface Destination {
+  readonly channel: SourceChannel;
+  /** Processor time that receiving has taken, in ms; NaN where nobody says. */
+  cpuMs(): number;
+}
+
+/** What a command wants of a migration beyond what {@link RunSpec} says. */
+export type MigrationExtras = Pick<ObservedRequest, 'name' | 'onEvent' | 'onControls' | 'options'>;
+
+/** Migrates a guest that runs, and measures that. Rejects as `migrate` does. */
+export async function timedMigration(
   spec: RunSpec,
-  services: RunServices,
+  services: Omit<RunServices, 'pool' | 'verifier'>,
   guest: WorkerGuest,
-  destination: WorkerDestination,
+  destination: Destination,
+  extras: MigrationExtras = {},
 ): Promise<Measured> {
   services.onPhase('migrating');
   const onEvent = (event: MigrationEvent): void => {
     if (event.type === 'session-issued') {
       guest.oracle?.sessionIssued(event.id);
     }
+    extras.onEvent?.(event);
   };
   const before = { exits: guest.exits(), counters: guest.counters(), replay: guest.replay() };
   const cpuBefore = {
@@ -237,7 +272,7 @@ async function timedMigration(
   const eventLoop = monitorEventLoopDelay({ resolution: 1 });
   eventLoop.enable();
   const source = await migrateObserved({
-    name: `${spec.image.name} ${spec.baseline}`,
+    name: extras.name ?? `${spec.image.name} ${spec.baseline}`,
     exits: () => guest.exits(),
     droppedPages: () => guest.counters().pagesDropped,
     vm: guest,
@@ -245,6 +280,7 @@ async function timedMigration(
     event: guest.event,
     signal: services.signal,
     onEvent,
+    onControls: extras.onControls,
     onProgress: services.onProgress,
     fates,
     timeline,
@@ -254,6 +290,7 @@ async function timedMigration(
       schedule: spec.schedule,
       downtimeLimitMs: spec.downtimeLimitMs,
       bytesPerSecond: spec.link.bytesPerSecond,
+      ...extras.options,
     },
   });
   eventLoop.disable();
@@ -352,7 +389,8 @@ async function verify(
   return { pagesCompared, pagesDifferent, pagesLeftBehind, guestSelfCheck: passed ? 'passed' : 'failed' };
 }
 
-function isClean(check: SelfCheck): boolean {
+/** Whether a guest has found its memory as it left it. */
+export function isClean(check: SelfCheck): boolean {
   return check.badPages === 0 && check.badPfn === -1;
 }
 
