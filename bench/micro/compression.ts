@@ -3,7 +3,7 @@
  * and whether `auto` sees that. All threads (the link's too, which is a proxy) share this machine's cores.
  *
  * ```
- * npm run bench:compression [-- streams, 1]
+ * npm run bench:compression [-- streams, 1] [seconds for each link, 5]
  * ```
  */
 import { once } from 'node:events';
@@ -19,6 +19,7 @@ import { bitmapWords } from '../../src/memory/page-bitmap.js';
 import { RamLayout } from '../../src/memory/ram-layout.js';
 import { atomicMapper } from '../../src/memory/shared-words.js';
 import type { CompressionMode } from '../../src/transport/network/compression-policy.js';
+import { compressorThreads } from '../../src/transport/network/compressor.js';
 import { ReceivingStreams } from '../../src/transport/network/receiving-streams.js';
 import type { CompressionReport } from '../../src/transport/network/run-compression.js';
 import { SendingStreams } from '../../src/transport/network/sending-streams.js';
@@ -32,9 +33,9 @@ const BYTES = 256 * MIB;
 const PAGES: number = BYTES / PAGE_SIZE;
 const RUN_PAGES = 256;
 /** How long a link of each rate is kept busy with raw pages, and the most that is sent. */
-const SECONDS = 4;
-const MOST_BYTES: number = 4096 * MIB;
-const MBITS = [100, 500, 1000, 2500, Number.POSITIVE_INFINITY];
+const SECONDS = Number(process.argv[3] ?? 5);
+const MOST_BYTES: number = 1024 * MIB;
+const MBITS = [100, 500, 1000, 2000, Number.POSITIVE_INFINITY];
 const EPOCH = 1;
 
 /** What this process has in its heap and elsewhere, as far as it is not zero: pages of a real program. */
@@ -202,6 +203,9 @@ for (const [name, contents] of CONTENTS) {
         (guestBytes / ms / 1000).toFixed(0),
         (wireBytes / ms / 1000).toFixed(0),
         (100 * share).toFixed(0),
+        compression === undefined
+          ? ''
+          : ((100 * compression.compressMs) / ms / compressorThreads()).toFixed(0),
         compression === undefined ? '' : (compression.savedBytesPerSecond / 1e6).toFixed(0),
         compression === undefined ? '' : (compression.linkBytesPerSecond / 1e6).toFixed(0),
         mode === 'auto' ? (compression?.active === true ? 'on' : 'off') : '',
@@ -214,6 +218,7 @@ for (const [name, contents] of CONTENTS) {
       "guest's MB/s",
       'wire MB/s',
       '% compressed',
+      'pool busy, %',
       'pool saves, MB/s',
       'link takes, MB/s',
       'at the end',
