@@ -215,7 +215,8 @@ class ArrivingGuest implements DestinationVm {
       }
     } catch (thrown) {
       await this.#guest.kill();
-      this.#failure = new LacunaError('GUEST_FAILED', messageOf(thrown), { cause: thrown });
+      const cause = this.#guest.failure ?? thrown; // of what it died, if that was heard meanwhile
+      this.#failure = new LacunaError('GUEST_FAILED', messageOf(cause), { cause });
     }
   }
 
@@ -300,7 +301,9 @@ class StartingReceiver implements FrameSink {
   }
 
   restart(): void {
-    this.#receiver.restart();
+    if (!this.#isStarting) {
+      this.#receiver.restart();
+    }
   }
 
   cancel(): void {

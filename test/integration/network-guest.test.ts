@@ -1,3 +1,6 @@
+import { execFile } from 'node:child_process';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
   type Arrival,
@@ -16,7 +19,7 @@ import {
   type WorkerGuest,
 } from '../../dist/src/index.js';
 import { Bench } from '../support/guests.js';
-import { Ends, Proxy, until } from '../support/network.js';
+import { CuttableNetwork, Ends, until } from '../support/network.js';
 import { certificateOf, sharedKey } from '../support/tls-settings.js';
 
 /** Built-in guests that move between two hosts which share nothing but a network; here they are in one process. */
@@ -131,7 +134,7 @@ describe('a guest that moves over the network', () => {
 
   it('whose link is cut time and again arrives whole', async () => {
     const there = await host();
-    const proxy = ends.add(await Proxy.to(there.listener.port), (made) => made.close());
+    const proxy = ends.add(await CuttableNetwork.to(there.listener.port), (made) => made.close());
     const guest = await bench.guest({
       workload: { kind: 'dirty', bytesPerSecond: 20e6, workingSetBytes: 2 ** 20 },
     });
@@ -176,6 +179,13 @@ describe('a guest that moves over the network', () => {
     expect((await move(guest, again)).phase).toBe('completed');
     await expectArrived(guest, there); // out of memory that was not zero any more
   });
+});
+
+it('leaves nothing behind that keeps a process', async () => {
+  const { stdout } = await promisify(execFile)(process.execPath, [
+    join(import.meta.dirname, '../support/whole-migration.mjs'),
+  ]);
+  expect(stdout.trim()).toBe('completed');
 });
 
 describe('a guest that can not be received', () => {
@@ -266,7 +276,7 @@ describe('a guest that can not be received', () => {
     await answer('ready');
     channel.commit();
     await answer('not-started');
-    expect(message).toMatchObject({ reason: expect.stringMatching(/version 77/) });
+    expect(message).toMatchObject({ reason: expect.stringMatching(/version 77|did not start/) });
     expect(there.arrivals).toEqual([]);
     const next = await channelTo(guest, there.listener.port);
     expect((await move(guest, next)).phase).toBe('completed');

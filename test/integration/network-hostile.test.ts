@@ -504,6 +504,17 @@ describe('a commit', () => {
     expect(destination.guests[0]!.starts).toBe(1);
   });
 
+  it('that does not wait for the welcome of a new link is refused', async () => {
+    await listen();
+    const { nonce } = await ready();
+    const hasty = await peer(2);
+    hasty.send(FrameType.hello, {}, encodeHello(helloOf({ resumes: true, nonce })));
+    hasty.send(FrameType.commit);
+    expect(await hasty.refusal()).toMatch(/before the welcome/);
+    expect(destination.guests[0]!.starts).toBe(0);
+    await stillServes();
+  });
+
   it('that was taken back never starts the guest, on whatever connection it comes', async () => {
     await listen();
     const { control, nonce } = await ready();

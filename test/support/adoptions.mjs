@@ -79,8 +79,9 @@ async function migrate(epoch) {
   }
   sending.roundEnd(1);
   for (let seen = event.value(); receiving.endedRound < 1; seen = event.value()) {
-    if (receiving.failure !== undefined || sending.failure !== undefined) {
-      throw receiving.failure ?? sending.failure;
+    const failure = receiving.failure ?? sending.failure;
+    if (failure instanceof Error) {
+      throw failure;
     }
     await event.next(seen);
   }

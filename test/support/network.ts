@@ -332,7 +332,7 @@ export class HandMade {
 }
 
 /** A network in between that can be cut, and that can swallow what is sent. */
-export class Proxy {
+export class CuttableNetwork {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   /** Nothing arrives any more in this direction. */
@@ -348,9 +348,9 @@ export class Proxy {
     server.on('connection', (source) => this.#connect(source));
   }
 
-  static async to(port: number): Promise<Proxy> {
+  static async to(port: number): Promise<CuttableNetwork> {
     const server = createServer({ noDelay: true });
-    const proxy = new Proxy(server, port);
+    const proxy = new CuttableNetwork(server, port);
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
     return proxy;

@@ -345,23 +345,29 @@ class Session {
   #onFrame({ type, value }: Readonly<FrameHeader>, payload: Uint8Array): void {
     switch (type) {
       case FrameType.applied:
-        return this.#say({ type: 'applied', round: value });
+        this.#say({ type: 'applied', round: value });
+        return;
       case FrameType.ready:
-        return this.#onReady(decodeCounts(payload, this.streamCount));
+        this.#onReady(decodeCounts(payload, this.streamCount));
+        return;
       case FrameType.started:
         this.#say({ type: 'started', startedAt: decodeStarted(payload) });
-        return this.#answered();
+        this.#answered();
+        return;
       case FrameType.notStarted:
         this.#say({ type: 'not-started', reason: decodeText(payload) });
-        return this.#answered();
+        this.#answered();
+        return;
       case FrameType.unknownMigration:
-        return this.#say({ type: 'unknown-migration' });
+        this.#say({ type: 'unknown-migration' });
+        return;
       case FrameType.error: {
         const { message } = decodeError(value, payload);
         if (!this.#committed) {
           this.#over = true; // the destination closes the connection: that is not to be repaired
         }
-        return this.#say({ type: 'error', reason: message });
+        this.#say({ type: 'error', reason: message });
+        return;
       }
       default:
     }
@@ -372,10 +378,11 @@ class Session {
     const sent = this.#link?.streams?.counts() ?? [];
     const wrong = counts.findIndex((count, i) => !isSame(count, sent[i]));
     if (wrong !== -1) {
-      return this.#say({
+      this.#say({
         type: 'error',
         reason: `stream ${wrong}: it applied ${JSON.stringify(counts[wrong])}, and ${JSON.stringify(sent[wrong])} was sent`,
       });
+      return;
     }
     const total = (of: (count: PageCounts) => number): number =>
       counts.reduce((sum, count) => sum + of(count), 0);
@@ -576,10 +583,12 @@ class Session {
   #restored({ status }: Welcome, sameInstance: boolean): void {
     this.#rounds = 0;
     if (!this.#committed) {
-      return this.#say({ type: 'restored', kept: status === 'kept' && sameInstance });
+      this.#say({ type: 'restored', kept: status === 'kept' && sameInstance });
+      return;
     }
     if (status === 'settled' && sameInstance) {
-      return this.#say({ type: 'restored', kept: true });
+      this.#say({ type: 'restored', kept: true });
+      return;
     }
     // Another instance can't know what became of the commit, whatever it says (I10).
     this.#say({ type: 'restored', kept: false });
