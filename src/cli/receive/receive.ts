@@ -205,7 +205,7 @@ class Reception {
       this.#progress.log(`${incoming.line()}; it ends with this command`);
     }
     this.#write();
-    await Promise.all(hosted.map(({ guest }) => guest?.stop()));
+    await Promise.all(hosted.map(async ({ guest }) => guest?.stop()));
     if (!once) {
       return ExitCode.ok;
     }

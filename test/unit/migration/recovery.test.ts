@@ -5,6 +5,7 @@ import { xorshift32 } from '../../../src/guest/content.js';
 import { LEDGER_ZERO } from '../../../src/guest/ledger.js';
 import type { MigrationOptions } from '../../../src/migration/options.js';
 import type { SourcePhase } from '../../../src/migration/precopy.js';
+import type { DestinationMessage } from '../../../src/wire/channel.js';
 import { type Cut, CutMigration, type LinkOptions } from '../../support/cuttable-link.js';
 import {
   DEFAULT_FREE,
@@ -517,5 +518,26 @@ describe('rounds', () => {
     migration.run();
     expect(migration.source.error?.code).toBe('PROTOCOL_VIOLATION');
     expect(migration.source.error?.message).toContain(`round ${round}, of 0`);
+  });
+
+  it('what comes behind one is heard in the same step: it has rung before, and will not again', () => {
+    let ready: DestinationMessage | undefined;
+    const migration = new TestMigration(
+      Machine.boot(),
+      { schedule: 'wait' },
+      {
+        reply: (message) => {
+          ready = message.type === 'ready' ? message : ready;
+          return message.type === 'ready' ? undefined : message;
+        },
+      },
+    );
+    migration.until(() => ready !== undefined);
+    const { rounds } = migration.source.sent;
+    migration.channel.reply({ type: 'applied', round: rounds - 1 });
+    migration.channel.reply({ type: 'applied', round: rounds });
+    migration.channel.reply(ready!);
+    migration.source.step();
+    expect(migration.count('ready')).toBe(1);
   });
 });
