@@ -139,6 +139,12 @@ export function addBenchCommand({ program, version, commandLine, signal, done }:
 function planRequestOf(options: BenchOptions, given: (option: string) => boolean): PlanRequest {
   const sweep = options.sweep === undefined ? undefined : SWEEPS[options.sweep];
   refuseContradictions(options, sweep, given);
+  if (options.transport !== 'memory' && options.growTo !== undefined) {
+    throw new LacunaError(
+      'INVALID_ARGUMENT',
+      `--grow-to: another process can't know which of the memory is there: use --transport memory`,
+    );
+  }
   const madeUp = { memoryBytes: options.memory ?? DEFAULT_MADE_UP_BYTES, freeShare: options.free };
   return {
     guests: guestsOf(options, sweep, given),
