@@ -31,6 +31,7 @@ import { reportOf } from '../../migration/report.js';
 import { Timeline } from '../../migration/timeline.js';
 import { encodePageMap } from '../../report/page-map.js';
 import type { Baseline, ReplayReport, RunReport, Transport } from '../../report/schema.js';
+import { NETWORK_RUN_PAGES } from '../../transport/network/network-channel.js';
 import { threadCpuMs } from '../../vmm/threads.js';
 import type { Verifier } from '../../vmm/verifier.js';
 import { type ReplayProgress, WorkerGuest } from '../../vmm/worker-guest.js';
@@ -310,6 +311,7 @@ export async function timedMigration(
       schedule: spec.schedule,
       downtimeLimitMs: spec.downtimeLimitMs,
       bytesPerSecond: spec.link.bytesPerSecond,
+      ...(spec.transport === 'memory' ? {} : { maxRunPages: NETWORK_RUN_PAGES }),
       ...extras.options,
     },
   });
