@@ -141,15 +141,19 @@ async function send(
     event,
     compression: mode,
   });
+  const expectLinked = (): void => {
+    const failure = sending.failure ?? receiving.failure;
+    if (failure !== undefined) {
+      throw failure;
+    }
+  };
   try {
     const runs = Math.ceil(Math.min(MOST_BYTES, bytesPerSecond * SECONDS) / (RUN_PAGES * PAGE_SIZE));
     const startedAt = performance.now();
     let sliceEnd = startedAt;
     for (let run = 0; run < runs; run += 1) {
       for (let seen = event.value(); !sending.writable; seen = event.value()) {
-        if (sending.failure !== undefined || receiving.failure !== undefined) {
-          throw sending.failure ?? receiving.failure;
-        }
+        expectLinked();
         await event.next(seen);
       }
       if (performance.now() > sliceEnd) {
@@ -161,9 +165,7 @@ async function send(
     }
     sending.roundEnd(1);
     for (let seen = event.value(); receiving.endedRound < 1; seen = event.value()) {
-      if (sending.failure !== undefined || receiving.failure !== undefined) {
-        throw sending.failure ?? receiving.failure;
-      }
+      expectLinked();
       await event.next(seen);
     }
     return {
