@@ -37,6 +37,22 @@ export type {
   SummaryRow,
   SweepReport,
 } from './report/schema.js';
+// Migrations between processes and hosts, by TCP and TLS.
+export type { Endpoint } from './transport/network/connect-stream.js';
+export type { Admission, ListenerEvent, MigrationOffer } from './transport/network/incoming-migration.js';
+export {
+  type ListenOptions,
+  type ListenTimeouts,
+  listenForMigrations,
+  type MigrationListener,
+} from './transport/network/migration-listener.js';
+export {
+  type ConnectOptions,
+  connectMigration,
+  type NetworkChannel,
+} from './transport/network/network-channel.js';
+export type { TlsSettings } from './transport/network/tls.js';
+export { type Arrival, connectGuest, type ReceiveOptions, receiveGuests } from './vmm/network-destination.js';
 export { type Verification, Verifier } from './vmm/verifier.js';
 export { type DestinationOptions, WorkerDestination } from './vmm/worker-destination.js';
 export {

@@ -40,7 +40,7 @@ export interface DestinationThreadData {
 }
 
 /** How long the guest's thread may take to start: generous, for it may have to share a processor. */
-const START_TIMEOUT_MS = 20_000;
+export const START_TIMEOUT_MS = 20_000;
 
 /** A destination that refuses what it was told to refuse, and says so. */
 class RefusingDestination implements DestinationVm {
@@ -75,6 +75,19 @@ export function receivingVm(data: DestinationThreadData): DestinationVm {
   return data.refuses === undefined ? guest : new RefusingDestination(guest, data.refuses);
 }
 
+/** Puts a device state where the guest's thread will look for it. Throws DEVICE_STATE_INVALID. */
+export function loadIntoControl(control: ControlBuffer, bytes: Uint8Array, place: ArrivalPlace): void {
+  const state = parseDeviceState(bytes, place);
+  const { registers } = state.device;
+  hostRegisters(control, registers.offered?.requests).restore(registers);
+  if (!control.writeState(new TextEncoder().encode(state.vcpu))) {
+    throw new LacunaError(
+      'DEVICE_STATE_INVALID',
+      `vCPU registers of ${state.vcpu.length} bytes are too long`,
+    );
+  }
+}
+
 /** The receiving guest, seen from the destination's own thread. */
 class ReceivedGuest implements DestinationVm {
   readonly memory: SharedGuestMemory;
@@ -91,15 +104,7 @@ class ReceivedGuest implements DestinationVm {
   }
 
   loadDeviceState(bytes: Uint8Array): void {
-    const state = parseDeviceState(bytes, this.#place);
-    const { registers } = state.device;
-    hostRegisters(this.#control, registers.offered?.requests).restore(registers);
-    if (!this.#control.writeState(new TextEncoder().encode(state.vcpu))) {
-      throw new LacunaError(
-        'DEVICE_STATE_INVALID',
-        `vCPU registers of ${state.vcpu.length} bytes are too long`,
-      );
-    }
+    loadIntoControl(this.#control, bytes, this.#place);
   }
 
   start(): number {

@@ -512,7 +512,7 @@ describe('listening', () => {
     });
     await destination.listener.close();
     expect(destination.outcomes).toEqual(['voided']);
-    expect(await source.message()).toMatchObject({ type: 'lost' });
+    expect(await source.message()).toEqual({ type: 'error', reason: 'the destination has ended' });
     await source.channel.close();
     const left = (): string[] =>
       process

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { EventWord } from '../../dist/src/memory/control-buffer.js';
 import type { GuestMemory } from '../../dist/src/memory/guest-memory.js';
 import { bitmapWords } from '../../dist/src/memory/page-bitmap.js';
@@ -48,7 +48,13 @@ export function answerJoin(socket: Socket, joined: (index: number, ticket: Uint8
     { keptPayloadBytes: 16, epoch: EPOCH, connection: 'accepted' },
   );
   socket.on('error', () => undefined);
-  socket.on('data', (bytes) => decoder.push(bytes));
+  socket.on('data', (bytes) => {
+    try {
+      decoder.push(bytes);
+    } catch {
+      socket.destroy();
+    }
+  });
 }
 
 /** A server whose joined sockets go to `joined`. */
@@ -131,4 +137,14 @@ export async function untilWritable({ sending, event }: StreamPair): Promise<voi
     }
     await event.next(seen);
   }
+}
+
+/** A source's socket that has joined, for a test that writes the frames itself; the next is number 1. */
+export async function joinStream(port: number, index: number): Promise<Socket> {
+  const socket = connect(port, '127.0.0.1');
+  socket.write(
+    encodeFrame({ type: FrameType.join, sequence: 0, epoch: EPOCH, value: index }, new Uint8Array(16)),
+  );
+  await once(socket, 'data'); // go
+  return socket;
 }

@@ -80,28 +80,19 @@ export function removeListeners(socket: Socket): void {
   }
 }
 
-/** Has nothing more read of a socket, where that can be done: `pause` of one without `onread` reads on, into its buffer. */
-export function stopReading(socket: Socket): void {
-  const handle = (socket as unknown as WithHandle)._handle;
-  socket.pause();
-  if (isTcpHandle(handle)) {
-    handle.reading = false;
-    handle.readStop();
-  }
-}
-
 /**
  * Takes an accepted socket apart. `socket` is of no more use, has lost its listeners, and counts as closed for its
- * server. What it had to write must have been written. Undefined if the socket isn't made as expected: nothing was done
- * to it then.
+ * server. What it had to write must have been written. Undefined if that can't be done, for it isn't made as expected or
+ * more was read of it already than was asked for: nothing was done to it then.
  */
 export function detach(socket: Socket): DetachedSocket | undefined {
   const holder = socket as unknown as WithHandle;
   const handle = holder._handle;
-  if (socket.destroyed || socket.writableLength > 0 || !isTcpHandle(handle)) {
+  if (socket.destroyed || socket.writableLength > 0 || socket.readableLength > 0 || !isTcpHandle(handle)) {
     return undefined;
   }
-  stopReading(socket);
+  handle.reading = false;
+  handle.readStop(); // `pause` would have Node read on, into a buffer of its own
   holder._handle = null; // before it is destroyed, which would close the handle
   removeListeners(socket);
   socket.destroy();

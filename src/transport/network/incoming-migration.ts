@@ -40,8 +40,11 @@ export interface Admission {
   readonly memory: GuestMemory;
   /** A `Receiver`, or what does as it does; its page methods are not called. */
   readonly sink: FrameSink;
-  /** Called once, last: nothing here writes the memory any more, and the sink is told nothing more. */
-  readonly ended?: (outcome: 'started' | 'voided') => void;
+  /**
+   * Called once, last: nothing here writes the memory any more, and the sink is told nothing more. The next migration is
+   * received when what it returns has resolved.
+   */
+  readonly ended?: (outcome: 'started' | 'voided') => unknown;
 }
 
 /** What has come of a migration, over all its links. */
@@ -103,6 +106,9 @@ export interface IncomingHost {
   over(): void;
 }
 
+/** How long a source may take to say why a stream has ended. */
+const LAST_WORDS_MS = 200;
+
 /** The link that is there now. */
 interface Link {
   readonly connection: ControlConnection;
@@ -114,6 +120,8 @@ interface Link {
   deviceState: Uint8Array | undefined;
   /** Rounds that there are, once the source has said so. */
   rounds: number | undefined;
+  /** A stream has broken. */
+  isBroken: boolean;
 }
 
 /**
@@ -148,8 +156,6 @@ export class IncomingMigration {
   #fences: Promise<void> = Promise.resolve();
   #decisions: Promise<void> = Promise.resolve();
   #timer: ReturnType<typeof setTimeout> | undefined;
-  /** Why the sink is being told to fail: it answers in words only. */
-  #failing: LacunaError | undefined;
   /** Resolves when it is over. */
   readonly ended: Promise<void>;
   #markEnded: () => void = () => undefined;
@@ -186,7 +192,7 @@ export class IncomingMigration {
       if (this.phase !== 'over') {
         this.phase = 'over';
         this.#refuse(connection, thrown);
-        this.#end(undefined);
+        this.#end();
       }
       return;
     }
@@ -287,6 +293,7 @@ export class IncomingMigration {
       round: 0,
       deviceState: undefined,
       rounds: undefined,
+      isBroken: false,
     };
     this.#link = link;
     this.#sendWelcome(connection, hello, isKept ? 'kept' : 'fresh', tickets);
@@ -385,9 +392,7 @@ export class IncomingMigration {
     }
     const { failure } = streams;
     if (failure !== undefined) {
-      this.lost(
-        isBreak(failure) ? new LacunaError('LINK_LOST', failure.message, { cause: failure }) : failure,
-      );
+      this.#broken(link, failure);
       return;
     }
     if (link.joined.size < link.tickets.length) {
@@ -417,6 +422,24 @@ export class IncomingMigration {
     }
   }
 
+  /**
+   * A stream has come to its end. A break takes the link with it, unless the source says in a moment why it has closed it:
+   * what it says comes by another connection.
+   */
+  #broken(link: Link, failure: LacunaError): void {
+    if (!isBreak(failure)) {
+      void this.#fail(failure);
+    } else if (!link.isBroken) {
+      link.isBroken = true;
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => {
+        if (link === this.#link && this.phase === 'receiving') {
+          this.lost(new LacunaError('LINK_LOST', failure.message, { cause: failure }));
+        }
+      }, LAST_WORDS_MS);
+    }
+  }
+
   /** What decides about the guest is heard when nothing of an older link writes its memory any more, and in order. */
   #decide(connection: ControlConnection, frame: (sink: FrameSink) => void): void {
     this.#decisions = Promise.all([this.#decisions, this.#fences]).then(() => {
@@ -442,8 +465,8 @@ export class IncomingMigration {
 
   /** What the sink says goes out on the connection that counts now, or is taken down for when it is asked. */
   #onReply(message: DestinationMessage): void {
-    if (this.phase === 'over' && message.type !== 'error') {
-      return;
+    if (this.phase === 'over') {
+      return; // it was told already
     }
     switch (message.type) {
       case 'ready':
@@ -459,14 +482,12 @@ export class IncomingMigration {
         this.#host.say('started', 'the guest runs here');
         return;
       case 'not-started':
-        this.#settle({ type: 'voided', reason: message.reason, final: true });
+        this.#void('not-started', message.reason);
         this.connection?.send(FrameType.notStarted, 0, encodeText(message.reason));
-        this.#host.say('not-started', `the guest was not started: ${message.reason}`);
         return;
       case 'error':
-        this.#settle({ type: 'voided', reason: message.reason, final: true });
-        this.connection?.refuse(this.#failing ?? new LacunaError('DESTINATION_FAILED', message.reason));
-        this.#host.say('discarded', message.reason);
+        this.connection?.refuse(new LacunaError('DESTINATION_FAILED', message.reason));
+        this.#void('discarded', message.reason);
         return;
       default:
     }
@@ -480,30 +501,33 @@ export class IncomingMigration {
       return;
     }
     this.phase = 'over';
-    this.#failing = asError(thrown);
+    const error = asError(thrown);
+    this.connection?.refuse(error); // before its streams are closed: it should know why
     await this.#quiesce();
     const sink = this.#admitted?.sink;
-    if (sink === undefined || sink.discarded) {
-      this.#onReply({ type: 'error', reason: this.#failing.message });
-    } else {
-      sink.fail(this.#failing); // which says so by an *error*
+    if (sink !== undefined && !sink.discarded) {
+      sink.fail(error);
     }
+    this.#void('discarded', error.message);
   }
 
   /**
-   * Gives up what has arrived: its source has called it off, or does not come back, or the listener closes. No effect on
-   * a guest that is being started.
+   * Gives up what has arrived: its source has called it off (then it is final), or does not come back, or the listener closes.
+   * No effect on a guest that is being started.
    */
   async discard(reason: string, final = false): Promise<void> {
     if (this.phase === 'over' || this.phase === 'starting') {
       return;
     }
     this.phase = 'over';
-    this.connection?.end();
+    if (final) {
+      this.connection?.end();
+    } else {
+      this.connection?.refuse(new LacunaError('DESTINATION_FAILED', reason));
+    }
     await this.#quiesce();
     this.#admitted?.sink.cancel();
-    this.#host.say('discarded', reason);
-    this.#settle({ type: 'voided', reason, final });
+    this.#void('discarded', reason, final);
   }
 
   /** Resolves when nothing writes the guest's memory any more, and it is known whether there is any. */
@@ -513,19 +537,27 @@ export class IncomingMigration {
     await this.#admission?.catch(() => undefined);
   }
 
+  #void(type: 'discarded' | 'not-started', reason: string, final = true): void {
+    this.#settle({ type: 'voided', reason, final });
+    this.#host.say(type, reason);
+  }
+
   #settle(outcome: Outcome): void {
     this.phase = 'over';
     this.#host.settle(outcome);
     clearTimeout(this.#timer);
     this.#unlink();
-    void this.#fences.then(() => this.#end(outcome));
+    void this.#fences.then(async () => {
+      try {
+        await this.#admitted?.ended?.(outcome.type);
+      } finally {
+        this.#end();
+      }
+    });
   }
 
-  #end(outcome: Outcome | undefined): void {
+  #end(): void {
     clearTimeout(this.#timer);
-    if (outcome !== undefined) {
-      this.#admitted?.ended?.(outcome.type);
-    }
     this.#host.over();
     this.#markEnded();
   }

@@ -310,6 +310,9 @@ export class MigrationListener {
         // Only whom the commit was sent to can know what became of it (I10).
         return this.#welcomeToAsk(peer, hello, isOurs && this.#settled.get(id) !== undefined);
       }
+      if (current?.phase === 'over') {
+        return this.#greetAfter(current, peer, id, epoch, hello); // in a moment there is room
+      }
       if (current !== undefined) {
         throw busy(current);
       }

@@ -73,6 +73,8 @@ interface Link {
 const DEFAULT_RETRY = { firstMs: 200, mostMs: 5000 } as const;
 const DEFAULT_SILENCE_MS = 10_000;
 const DEFAULT_CONNECT_TIMEOUT_MS = 10_000;
+/** How long the reason for a stream's end may come after it: it comes by another connection. */
+const LAST_WORDS_MS = 200;
 /** A run may be cut into so many: a stream that has said it was writable has room for them. */
 const MOST_PIECES = 8;
 /** A destination that takes no longer runs than this would be sent more headers than is sensible. */
@@ -215,6 +217,8 @@ class Session {
   #reconnecting: Promise<void> = Promise.resolve();
   #fences: Promise<void> = Promise.resolve();
   #wake: (() => void) | undefined;
+  /** Runs once a stream has broken. */
+  #failing: ReturnType<typeof setTimeout> | undefined;
   /** Of links that are gone. */
   #bytesBefore = 0;
 
@@ -255,11 +259,11 @@ class Session {
   }
 
   poll(): DestinationMessage | undefined {
-    const failure = this.#link?.streams?.failure;
-    if (failure !== undefined && !this.#committed && !this.#over) {
-      this.#lose(failure.message); // once the commit has left, streams have done their work
-    }
+    this.#watchStreams();
     const message = this.#messages.shift();
+    if (this.#messages.length > 0) {
+      this.#options.event.ring(); // whoever polls one at a time, and then sleeps, is called again
+    }
     if (message?.type === 'restored') {
       // Only now: until then whoever sends does not know that everything is counted anew.
       this.#passing = this.#link !== undefined && !this.#messages.some(({ type }) => type === 'lost');
@@ -408,6 +412,23 @@ class Session {
     this.#options.event.ring();
   }
 
+  /**
+   * A stream that breaks takes the link with it; unless the destination says in a moment why it has closed it. Once the
+   * commit has left, streams have done their work.
+   */
+  #watchStreams(): void {
+    const link = this.#link;
+    const failure = link?.streams?.failure;
+    if (failure === undefined || this.#committed || this.#over || this.#failing !== undefined) {
+      return;
+    }
+    this.#failing = setTimeout(() => {
+      if (link === this.#link && !this.#committed && !this.#over) {
+        this.#lose(failure.message);
+      }
+    }, LAST_WORDS_MS);
+  }
+
   // ── links ─────────────────────────────────────────────────────────────────────────────────────────────────
 
   #lose(reason: string): void {
@@ -424,6 +445,8 @@ class Session {
       return;
     }
     this.#link = undefined;
+    clearTimeout(this.#failing);
+    this.#failing = undefined;
     this.#bytesBefore += link.connection.bytesSent + (link.streams?.bytesSent() ?? 0);
     if (lastWords) {
       link.connection.end();

@@ -6,7 +6,7 @@ import { bitmapWords, PageBitmap } from '../../memory/page-bitmap.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import type { PageCounts } from '../../wire/channel.js';
 import { newThreads, type Thread, type ThreadSource } from '../threads.js';
-import { canLend, type DetachedSocket, detach, removeListeners, stopReading } from './accepted-socket.js';
+import { canLend, type DetachedSocket, detach, removeListeners } from './accepted-socket.js';
 import { threadFailure } from './failure-text.js';
 import type { ReceivingThreadData } from './receiving-thread.js';
 import { STREAM_BOARD_BYTES, StreamBoard } from './stream-board.js';
@@ -252,7 +252,7 @@ export class ReceivingStreams {
       this.#give(index, socket);
     } else {
       // Rarely: its "go" has not left yet, and has to before anybody else gets the socket.
-      stopReading(socket);
+      socket.pause();
       this.#arriving.add(socket);
       const given = (): void => {
         this.#arriving.delete(socket);
@@ -314,7 +314,7 @@ export class ReceivingStreams {
         stream.lend(detached);
         return;
       }
-      // Another Node than those that this was made for: slower, but it goes.
+      // Another Node than those that this was made for, or it has read on while its "go" was waiting: slower, but it goes.
       this.#retired.push(stream);
       void stream.close();
       stream = this.#local(index);

@@ -107,6 +107,7 @@ export class StreamReceiver implements FrameHandler {
           socket.pause();
         }
       });
+      socket.resume(); // it may have been paused while it was handed on
     }
     if (this.#isOver) {
       socket.destroy(); // it read as soon as it was made, and what it read was wrong
