@@ -20,9 +20,12 @@ import {
   connectMigration,
   type NetworkChannel,
 } from '../transport/network/network-channel.js';
+import { ReceivingStreams } from '../transport/network/receiving-streams.js';
+import { SendingStreams } from '../transport/network/sending-streams.js';
 import type { DestinationMessage, FrameSink, PageCounts } from '../wire/channel.js';
 import { prepareDeviceState } from './device-state.js';
-import { loadIntoControl, START_TIMEOUT_MS } from './worker-destination.js';
+import { newThreads, type ThreadSource } from './threads.js';
+import { loadIntoControl, REFUSED, type Refusal, START_TIMEOUT_MS } from './worker-destination.js';
 import { type HostingOptions, WorkerGuest } from './worker-guest.js';
 
 /** What `guest` says in the hello of a built-in guest. */
@@ -36,38 +39,46 @@ export interface Arrival {
   readonly startedAt: number;
 }
 
-/** Where built-in guests are received, and what becomes of them. */
+/** Where built-in guests are received, and what becomes of them. Threads of their streams come from `threads` too. */
 export interface ReceiveOptions extends Omit<ListenOptions, 'admit'>, Omit<HostingOptions, 'trace'> {
   /** Where their memory comes from; it says whether there is enough. What was taken for nothing is given back. */
   readonly pool: MemoryPool;
   /** The trace that a guest replays, by its name, or undefined. The name is the peer's: it is no path. */
   readonly traceOf?: (name: string) => GuestTrace | undefined;
-  /** Guests stop again at their first safe point, for whoever wants to compare. */
+  /** Guests stop again at their first safe point, for whoever wants to compare; `run` lets them go on. */
   readonly holdAtStart?: boolean;
+  readonly refuses?: Refusal | undefined;
   /** The guest runs here, and its source knows: it is the caller's from here on, memory included. */
   readonly onRunning: (arrival: Arrival) => void;
 }
 
 /** Listens for built-in guests, one at a time, and hosts those that arrive. Throws as {@link listenForMigrations} does. */
 export function receiveGuests(options: ReceiveOptions): Promise<MigrationListener> {
-  return listenForMigrations({
-    ...options,
-    admit: (offer, reply, applied) => admitGuest(options, offer, reply, applied),
-  });
+  const { threads = newThreads } = options;
+  return listenForMigrations(
+    { ...options, admit: (offer, reply, applied) => admitGuest(options, offer, reply, applied) },
+    (how) => new ReceivingStreams({ ...how, threads }),
+  );
+}
+
+/** How a built-in guest is connected; threads of its streams come from `threads`. */
+export interface ConnectGuestOptions extends Omit<ConnectOptions, 'memory' | 'event' | 'guest'> {
+  readonly threads?: ThreadSource;
 }
 
 /** Connects a built-in guest to a destination that receives such guests. Rejects as {@link connectMigration} does. */
-export function connectGuest(
-  guest: WorkerGuest,
-  options: Omit<ConnectOptions, 'memory' | 'event' | 'guest'>,
-): Promise<NetworkChannel> {
+export function connectGuest(guest: WorkerGuest, options: ConnectGuestOptions): Promise<NetworkChannel> {
   const { memory, event, trace } = guest;
-  return connectMigration({
-    ...options,
-    memory,
-    event,
-    guest: JSON.stringify({ kind: KIND, ...(trace === undefined ? {} : { trace: trace.name }) }),
-  });
+  const { threads = newThreads } = options;
+  return connectMigration(
+    {
+      ...options,
+      memory,
+      event,
+      guest: JSON.stringify({ kind: KIND, ...(trace === undefined ? {} : { trace: trace.name }) }),
+    },
+    (how) => SendingStreams.open({ ...how, threads }),
+  );
 }
 
 async function admitGuest(
@@ -92,7 +103,7 @@ async function admitGuest(
     await leave();
     throw thrown;
   }
-  const vm = new ArrivingGuest(guest, options.holdAtStart ?? false);
+  const vm = new ArrivingGuest(guest, options);
   return {
     memory,
     sink: new StartingReceiver(vm, reply, applied),
@@ -159,16 +170,24 @@ class ArrivingGuest implements DestinationVm {
   readonly memory: SharedGuestMemory;
   readonly #guest: WorkerGuest;
   readonly #holdAtStart: boolean;
+  readonly #refuses: Refusal | undefined;
   #state: Uint8Array = new Uint8Array(0);
   #failure = new LacunaError('GUEST_FAILED', 'the guest was not started');
 
-  constructor(guest: WorkerGuest, holdAtStart: boolean) {
+  constructor(
+    guest: WorkerGuest,
+    { holdAtStart = false, refuses }: Pick<ReceiveOptions, 'holdAtStart' | 'refuses'>,
+  ) {
     this.memory = guest.memory;
     this.#guest = guest;
     this.#holdAtStart = holdAtStart;
+    this.#refuses = refuses;
   }
 
   loadDeviceState(bytes: Uint8Array): void {
+    if (this.#refuses === 'device-state') {
+      throw new LacunaError('DEVICE_STATE_INVALID', `${REFUSED} the device state`);
+    }
     loadIntoControl(this.#guest.control, bytes, { layout: this.memory.layout, trace: this.#guest.trace });
     this.#state = bytes;
   }
@@ -180,8 +199,11 @@ class ArrivingGuest implements DestinationVm {
   async launch(): Promise<void> {
     const { control, event } = this.#guest;
     try {
+      if (this.#refuses === 'start') {
+        throw new LacunaError('GUEST_FAILED', `${REFUSED} to start the guest`);
+      }
       // First, so that what the source made up of a device is found out while the guest can still be refused.
-      this.#guest.adopt(this.#state);
+      this.#guest.adopt(this.#state, !this.#holdAtStart);
       control.request(this.#holdAtStart ? VcpuRequest.runToSafePoint : VcpuRequest.run);
       const deadline = performance.now() + START_TIMEOUT_MS;
       for (let seen = event.value(); control.startedAt === 0; seen = event.value()) {
