@@ -1,7 +1,8 @@
+import { MIB } from '../../memory/page.js';
 import type { MigrationOptions } from '../../migration/options.js';
 import type { CompressionMode } from '../../transport/network/compression-policy.js';
 import { DIRECTIONS, type Direction, SILENCES, type SilenceKind } from './link-proxy.js';
-import type { HopPlan, LinkMoment } from './plan.js';
+import type { GuestPlan, HopPlan, LinkMoment } from './plan.js';
 import { Random } from './random.js';
 
 /*
@@ -52,13 +53,17 @@ const OF_NETWORK = 0x6e65_7477;
 /** A link that is to be found silent has to be silent for longer than that; all others never are. */
 const GENEROUS_MS = 30_000;
 
+/** A whole machine's memory takes a minute to compress. */
+const MOST_COMPRESSED_BYTES: number = 256 * MIB;
+
 /** A hop of the same options and faults, by TCP. */
-export function overNetwork(hop: HopPlan): HopPlan {
+export function overNetwork(hop: HopPlan, { memoryBytes }: GuestPlan): HopPlan {
   const random = new Random(hop.seed ^ OF_NETWORK);
   const { faults, options } = hop;
+  const compression = random.pick(['off', 'off', 'auto', 'on'] as const);
   const network: NetworkPlan = {
     streams: random.whole(1, 4),
-    compression: random.pick(['off', 'off', 'auto', 'on']),
+    compression: memoryBytes > MOST_COMPRESSED_BYTES ? 'off' : compression,
     tls: random.chance(0.25),
     silenceMs: faults.silences === undefined ? GENEROUS_MS : random.whole(200, 500),
     retry: { firstMs: random.wholeByScale(1, 20), mostMs: random.wholeByScale(20, 100) },
@@ -91,7 +96,7 @@ function linkMoment(random: Random): LinkMoment {
   const of = random.next();
   if (of < 0.4) {
     // Frames are of 32 bytes and of some MiB: any place in either.
-    return { afterBytes: random.wholeByScale(1, 64 * 1024 * 1024) };
+    return { afterBytes: random.wholeByScale(1, 64 * MIB) };
   }
   if (of < 0.55) {
     return { afterMs: random.wholeByScale(1, 120) - 1 };

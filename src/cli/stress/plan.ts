@@ -158,7 +158,7 @@ export function planCase(
     guest,
     hops: Array.from({ length: hops }, () => {
       const hop = planHop(random, guest, faults);
-      return transport === 'tcp' ? overNetwork(hop) : hop;
+      return transport === 'tcp' ? overNetwork(hop, guest) : hop;
     }),
   };
 }
