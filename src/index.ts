@@ -53,7 +53,13 @@ export {
   type NetworkChannel,
 } from './transport/network/network-channel.js';
 export type { TlsSettings } from './transport/network/tls.js';
-export { type Arrival, connectGuest, type ReceiveOptions, receiveGuests } from './vmm/network-destination.js';
+export {
+  type Arrival,
+  type ConnectGuestOptions,
+  connectGuest,
+  type ReceiveOptions,
+  receiveGuests,
+} from './vmm/network-destination.js';
 export { type Verification, Verifier } from './vmm/verifier.js';
 export { type DestinationOptions, WorkerDestination } from './vmm/worker-destination.js';
 export {

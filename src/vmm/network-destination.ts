@@ -22,9 +22,12 @@ import {
   connectMigration,
   type NetworkChannel,
 } from '../transport/network/network-channel.js';
+import { ReceivingStreams } from '../transport/network/receiving-streams.js';
+import { SendingStreams } from '../transport/network/sending-streams.js';
 import type { DestinationMessage, FrameSink, PageCounts } from '../wire/channel.js';
 import { type ArrivalPlace, parseDeviceState, prepareDeviceState } from './device-state.js';
-import { loadIntoControl, START_TIMEOUT_MS } from './worker-destination.js';
+import { newThreads, type ThreadSource } from './threads.js';
+import { loadIntoControl, REFUSED, type Refusal, START_TIMEOUT_MS } from './worker-destination.js';
 import { type HostingOptions, WorkerGuest } from './worker-guest.js';
 
 /** What `guest` says in the hello of a built-in guest. */
@@ -40,39 +43,49 @@ export interface Arrival {
   readonly workload: WorkloadSpec;
 }
 
-/** Where built-in guests are received, and what becomes of them. */
+/** Where built-in guests are received, and what becomes of them. Threads of their streams come from `threads` too. */
 export interface ReceiveOptions extends Omit<ListenOptions, 'admit'>, Omit<HostingOptions, 'trace'> {
   /** Where their memory comes from; it says whether there is enough. What was taken for nothing is given back. */
   readonly pool: MemoryPool;
   /** The trace that a guest replays, by its name, or undefined. The name is the peer's: it is no path. */
   readonly traceOf?: (name: string) => GuestTrace | undefined;
-  /** Guests stop again at their first safe point, for whoever wants to compare. */
+  /** Guests stop again at their first safe point, for whoever wants to compare; `run` lets them go on. */
   readonly holdAtStart?: boolean;
   /** An offer was accepted; `received` says from now on what has come. */
   readonly onAdmitted?: (offer: MigrationOffer, received: () => ReceivedTotals) => void;
+  readonly refuses?: Refusal | undefined;
   /** The guest runs here, and its source knows: it is the caller's from here on, memory included. */
   readonly onRunning: (arrival: Arrival) => void;
 }
 
 /** Listens for built-in guests, one at a time, and hosts those that arrive. Throws as {@link listenForMigrations} does. */
 export function receiveGuests(options: ReceiveOptions): Promise<MigrationListener> {
-  return listenForMigrations({
-    ...options,
-    admit: async (offer, reply, applied, received) => {
-      const admission = await admitGuest(options, offer, reply, applied);
-      options.onAdmitted?.(offer, received);
-      return admission;
+  const { threads = newThreads } = options;
+  return listenForMigrations(
+    {
+      ...options,
+      admit: async (offer, reply, applied, received) => {
+        const admission = await admitGuest(options, offer, reply, applied);
+        options.onAdmitted?.(offer, received);
+        return admission;
+      },
     },
-  });
+    (how) => new ReceivingStreams({ ...how, threads }),
+  );
+}
+
+/** How a built-in guest is connected; threads of its streams come from `threads`. */
+export interface ConnectGuestOptions extends Omit<ConnectOptions, 'memory' | 'event' | 'guest'> {
+  readonly threads?: ThreadSource;
 }
 
 /** Connects a built-in guest to a destination that receives such guests. Rejects as {@link connectMigration} does. */
-export function connectGuest(
-  guest: WorkerGuest,
-  options: Omit<ConnectOptions, 'memory' | 'event' | 'guest'>,
-): Promise<NetworkChannel> {
+export function connectGuest(guest: WorkerGuest, options: ConnectGuestOptions): Promise<NetworkChannel> {
   const { memory, event, trace } = guest;
-  return connectMigration({ ...options, memory, event, guest: describeGuest(trace) });
+  const { threads = newThreads } = options;
+  return connectMigration({ ...options, memory, event, guest: describeGuest(trace) }, (how) =>
+    SendingStreams.open({ ...how, threads }),
+  );
 }
 
 /** What a destination has to know of a built-in guest (`ConnectOptions.guest`), before there is one. */
@@ -87,6 +100,7 @@ async function admitGuest(
   applied: () => PageCounts,
 ): Promise<Admission> {
   const trace = traceFor(options, offer);
+  prepareDeviceState(); // while there is time: a guest that arrives stands still
   const memory = await cleanMemory(options.pool, offer.layout);
   const { oracle = false, faults, threads } = options;
   const hosting: HostingOptions = { oracle, faults, threads, trace };
@@ -101,7 +115,7 @@ async function admitGuest(
     await leave();
     throw thrown;
   }
-  const vm = new ArrivingGuest(guest, options.holdAtStart ?? false);
+  const vm = new ArrivingGuest(guest, options);
   return {
     memory,
     sink: new StartingReceiver(vm, reply, applied),
@@ -168,17 +182,24 @@ class ArrivingGuest implements DestinationVm {
   readonly memory: SharedGuestMemory;
   readonly #guest: WorkerGuest;
   readonly #holdAtStart: boolean;
+  readonly #refuses: Refusal | undefined;
   #state: Uint8Array = new Uint8Array(0);
   #failure = new LacunaError('GUEST_FAILED', 'the guest was not started');
 
-  constructor(guest: WorkerGuest, holdAtStart: boolean) {
+  constructor(
+    guest: WorkerGuest,
+    { holdAtStart = false, refuses }: Pick<ReceiveOptions, 'holdAtStart' | 'refuses'>,
+  ) {
     this.memory = guest.memory;
     this.#guest = guest;
     this.#holdAtStart = holdAtStart;
-    prepareDeviceState(); // while there is time: a guest that arrives stands still
+    this.#refuses = refuses;
   }
 
   loadDeviceState(bytes: Uint8Array): void {
+    if (this.#refuses === 'device-state') {
+      throw new LacunaError('DEVICE_STATE_INVALID', `${REFUSED} the device state`);
+    }
     loadIntoControl(this.#guest.control, bytes, this.#place);
     this.#state = bytes;
   }
@@ -200,8 +221,11 @@ class ArrivingGuest implements DestinationVm {
   async launch(): Promise<void> {
     const { control, event } = this.#guest;
     try {
+      if (this.#refuses === 'start') {
+        throw new LacunaError('GUEST_FAILED', `${REFUSED} to start the guest`);
+      }
       // First, so that what the source made up of a device is found out while the guest can still be refused.
-      this.#guest.adopt(this.#state);
+      this.#guest.adopt(this.#state, !this.#holdAtStart);
       control.request(this.#holdAtStart ? VcpuRequest.runToSafePoint : VcpuRequest.run);
       const deadline = performance.now() + START_TIMEOUT_MS;
       for (let seen = event.value(); control.startedAt === 0; seen = event.value()) {

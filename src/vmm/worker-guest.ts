@@ -223,21 +223,26 @@ export class WorkerGuest implements SourceVm {
     return this.#thread.up;
   }
 
-  /** The guest has arrived and runs: from here on this host serves its device. Throws DEVICE_STATE_INVALID. */
-  adopt(state: Uint8Array): void {
+  /**
+   * The guest has arrived and runs: from here on this host serves its device, unless it is to do so from {@link run} on only.
+   * Throws DEVICE_STATE_INVALID.
+   */
+  adopt(state: Uint8Array, isServed = true): void {
     const { device, inflated } = parseDeviceState(state, { layout: this.memory.layout, trace: this.trace });
     for (let i = 0; i + 1 < inflated.length; i += 2) {
       this.#inflated.setRange(inflated[i]!, inflated[i + 1]!);
     }
     this.#device = this.#makeDevice(device.eventIdx, device);
-    void this.#serveDevice();
+    if (isServed) {
+      void this.#serveDevice();
+    }
   }
 
   get device(): CommandDevice | undefined {
     return this.#device;
   }
 
-  /** Lets a booted guest run. */
+  /** Lets a guest run that was booted, or stopped again as it arrived. */
   run(): void {
     this.resume();
     void this.#serveDevice();

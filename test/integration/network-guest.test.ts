@@ -107,7 +107,7 @@ async function expectArrived(guest: WorkerGuest, { arrivals }: Host): Promise<Wo
   const [{ guest: arrived }] = arrivals as [Arrival];
   const pages = await bench.verifier.compare(guest, arrived);
   expect(pages).toMatchObject({ pagesDifferent: 0, firstDifferentPfn: -1 });
-  arrived.resume();
+  arrived.run();
   await until(() => arrived.running, 'the guest to run');
   expect(await arrived.selfCheck()).toMatchObject({ badPages: 0, badPfn: -1 });
   return arrived;

@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { FAULT_KINDS, planCase } from '../../dist/src/cli/stress/plan.js';
+import { FAULT_KINDS, faultsOf, planCase } from '../../dist/src/cli/stress/plan.js';
 import { parseStressReport, type StressReport } from '../../dist/src/cli/stress/report.js';
 import { type StressRequest, stress } from '../../dist/src/cli/stress/stress.js';
 import { FaultBoard } from '../../dist/src/guest/faulty-driver.js';
@@ -64,7 +64,8 @@ it(
       migrations: 40,
       interrupted: false,
       failures: [],
-      faults: FAULT_KINDS,
+      transport: 'memory',
+      faults: faultsOf('memory'),
       command: 'lacuna stress --seed 11 --migrations 40 --json stress.json',
     });
     expect(sum(report.outcomes)).toBe(40);
@@ -79,6 +80,48 @@ it(
     expect(report.downtime?.max).toBeGreaterThan(0);
     expect(stdout).toMatch(/completed +│ +\d+ │ driver-hangs/);
     expect(stdout).toContain('40 migrations of');
+  },
+  TIMEOUT_MS,
+);
+
+it(
+  'moves guests over loopback TCP with all faults of a network, loses nothing, and leaves nothing behind',
+  async () => {
+    const { code, stdout, stderr } = await lacuna([
+      'stress',
+      '--transport',
+      'tcp',
+      '--seed',
+      '12',
+      '--migrations',
+      '40',
+      '--json',
+      'stress.json',
+    ]);
+    expect(stderr).toContain('seed 12, by tcp, faults: all');
+    expect(stderr).not.toContain('FAILED');
+    expect(code).toBe(0);
+    const report = readReport();
+    expect(report).toMatchObject({
+      seed: 12,
+      transport: 'tcp',
+      migrations: 40,
+      failures: [],
+      faults: faultsOf('tcp'),
+    });
+    expect(sum(report.outcomes)).toBe(40);
+    const { completed = 0 } = report.outcomes;
+    expect(completed).toBeGreaterThan(15);
+    const { injected, links, pages } = report;
+    for (const kind of ['link-cuts', 'link-silent', 'destination-restarts', 'hostile-peer']) {
+      expect(injected[kind], kind).toBeGreaterThan(0);
+    }
+    expect(links.epochs).toBe(40 + links.restored);
+    expect(links.restored).toBeGreaterThan(0);
+    expect(links.lost).toBeGreaterThanOrEqual(links.restored);
+    expect(links.startedOver).toBeGreaterThan(0);
+    expect(pages.compared).toBeGreaterThan(completed * 4096 - 1);
+    expect(stdout).toMatch(/links: \d+, of which \d+ broke/);
   },
   TIMEOUT_MS,
 );
@@ -129,6 +172,7 @@ async function stressHere(
   const code = await stress(
     {
       seed: 21,
+      transport: 'memory',
       faults: [],
       seconds: undefined,
       migrations: 10,
@@ -245,6 +289,9 @@ it(
 
 it.each([
   [['--faults', 'lightning'], /"lightning" is none of driver-hangs/],
+  [['--faults', 'link-cuts'], /no "link-cuts" with --transport memory/],
+  [['--transport', 'tcp', '--faults', 'reply-lost'], /no "reply-lost" with --transport tcp/],
+  [['--transport', 'pigeon'], /Allowed choices are memory, tcp/],
   [['--seconds', '0'], /whole number from 1/],
   [['--seconds', '5', '--migrations', '5'], /cannot be used with/],
   [['--case', '3..1'], /the first and the last as in 17\.\.20/],

@@ -1,6 +1,6 @@
 import { MIB } from '../../memory/page.js';
 import { describeWorkload } from '../workload-option.js';
-import type { GuestPlan, HopPlan, Moment } from './plan.js';
+import type { GuestPlan, HopPlan, LinkMoment } from './plan.js';
 
 /** A guest's plan as people read it. */
 export function describeGuest(plan: GuestPlan): string {
@@ -20,13 +20,17 @@ export function describeGuest(plan: GuestPlan): string {
   );
 }
 
-function describeMoment(moment: Moment): string {
+function describeMoment(moment: LinkMoment): string {
+  if ('afterBytes' in moment) {
+    return `after ${moment.afterBytes} bytes`;
+  }
   return 'event' in moment ? `at "${moment.event}" no. ${moment.nth}` : `after ${moment.afterMs} ms`;
 }
 
 /** What a hop does wrong, a phrase for each fault. */
 function describeFaults({ faults }: HopPlan): string[] {
   const { driver, balloon, cancels, transport, destinationDies, refuses } = faults;
+  const { cuts, silences, restarts, hostilePeers } = faults;
   return [
     ...(driver === undefined
       ? []
@@ -44,12 +48,36 @@ function describeFaults({ faults }: HopPlan): string[] {
     ...(transport?.loses === undefined ? [] : [`"${transport.loses}" is lost`]),
     ...(destinationDies === undefined ? [] : [`the destination dies ${describeMoment(destinationDies)}`]),
     ...(refuses === undefined ? [] : [`the destination refuses: ${refuses}`]),
+    ...(cuts ?? []).map(
+      ({ at, withReset, refuseMs }) =>
+        `the link is cut ${describeMoment(at)}${withReset ? ' by a reset' : ''}, ` +
+        (refuseMs === Number.POSITIVE_INFINITY ? 'for good' : `for ${refuseMs} ms`),
+    ),
+    ...(silences ?? []).map(
+      ({ at, ms, kind, directions }) =>
+        `the link ${kind} what goes ${directions.join(' and ')} for ${ms} ms, ${describeMoment(at)}`,
+    ),
+    ...(restarts ?? []).map((at) => `another destination takes its place ${describeMoment(at)}`),
+    ...(hostilePeers === undefined
+      ? []
+      : [`${hostilePeers.count} others connect, ${describeMoment(hostilePeers.at)}`]),
   ];
+}
+
+function describeNetwork({ network }: HopPlan): string {
+  if (network === undefined) {
+    return '';
+  }
+  const { streams, compression, tls, silenceMs, retry } = network;
+  return (
+    ` by ${tls ? 'TLS' : 'TCP'} over ${streams} streams, compression ${compression}, ` +
+    `lost when silent for ${silenceMs} ms, tried again after ${retry.firstMs} to ${retry.mostMs} ms`
+  );
 }
 
 /** A hop's plan as people read it; `hop` from 1. */
 export function describeHop(plan: HopPlan, hop: number): string {
   const options = Object.entries(plan.options).map(([name, value]) => `${name} ${value}`);
   const faults = describeFaults(plan);
-  return `migration ${hop}: ${faults.length === 0 ? 'no faults' : faults.join('; ')} (${options.join(', ')})`;
+  return `migration ${hop}${describeNetwork(plan)}: ${faults.length === 0 ? 'no faults' : faults.join('; ')} (${options.join(', ')})`;
 }

@@ -1,4 +1,3 @@
-import type { LacunaErrorCode } from '../../errors.js';
 import { isZeroPage } from '../../memory/byte-ops.js';
 import {
   CMD_REG,
@@ -7,33 +6,21 @@ import {
   VCPU_REQUEST,
   VCPU_STATE,
 } from '../../memory/control-buffer.js';
-import type { MemoryPool } from '../../memory/memory-pool.js';
 import { migrate } from '../../migration/migrate.js';
-import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
+import type { PrecopySource } from '../../migration/precopy.js';
 import { comparePages } from '../../migration/verify.js';
-import { FaultyChannel } from '../../transport/faulty.js';
-import type { ThreadSource } from '../../vmm/threads.js';
 import type { Verification } from '../../vmm/verifier.js';
-import { REFUSED, WorkerDestination } from '../../vmm/worker-destination.js';
 import type { WorkerGuest } from '../../vmm/worker-guest.js';
-import {
-  check,
-  checkBalance,
-  checkStandsStill,
-  checkWhole,
-  PATIENCE_MS,
-  until,
-  wasStarted,
-} from './checks.js';
-import { endDestination, endGuest, type TravellingGuest, zeroInSlices } from './guests.js';
-import type { FaultKind, HopPlan, Moment } from './plan.js';
-import { Random } from './random.js';
+import { check, checkBalance, checkStandsStill, checkWhole, PATIENCE_MS } from './checks.js';
+import { type FarSide, type FarSideServices, MemoryFarSide } from './far-side.js';
+import { endGuest, type TravellingGuest } from './guests.js';
+import { Injection } from './injection.js';
+import { NetworkFarSide } from './network-far-side.js';
+import type { HopPlan } from './plan.js';
 import type { Tally } from './tally.js';
 
 /** What all migrations of a run share. */
-export interface StressServices {
-  readonly pool: MemoryPool;
-  readonly threads: ThreadSource;
+export interface StressServices extends FarSideServices {
   /** Compares every page of two guests that stand still. */
   readonly compare: (source: WorkerGuest, destination: WorkerGuest) => Promise<Verification>;
   /** The run is called off. */
@@ -49,19 +36,6 @@ const RUNG_MS = 5000;
 /** Where the guest is after a migration. `lost`: nobody may run it any more without looking. */
 export type Whereabouts = 'source' | 'destination' | 'lost';
 
-/** How a migration may end beside completing, if such a fault was planned. */
-const ENDINGS: Partial<Record<FaultKind, readonly LacunaErrorCode[]>> = {
-  'vcpu-stuck': ['VCPU_STUCK'],
-  cancel: ['CANCELLED'],
-  'transport-fails': ['DESTINATION_FAILED', 'DESTINATION_SILENT', 'COMMIT_UNCONFIRMED'],
-  'transport-stalls': ['CANCELLED', 'DESTINATION_SILENT'],
-  'reply-lost': ['DESTINATION_SILENT', 'COMMIT_UNCONFIRMED'],
-  'destination-dies': ['DESTINATION_FAILED', 'DESTINATION_SILENT', 'COMMIT_UNCONFIRMED'],
-  'destination-refuses': ['DESTINATION_FAILED'],
-};
-/** With these really done, a migration must not say that it has completed. */
-const FATAL: readonly FaultKind[] = ['vcpu-stuck', 'transport-fails', 'reply-lost'];
-
 /**
  * One migration of a guest, with what goes wrong in it, and everything that must hold afterwards. The guest ends up
  * where `travelling` then says. Throws VERIFICATION_FAILED, or what the engine threw.
@@ -71,72 +45,53 @@ export async function runHop(
   plan: HopPlan,
   services: StressServices,
 ): Promise<Whereabouts> {
-  const { guest } = travelling;
-  const memory = services.pool.take(guest.memory.layout);
-  let destination: WorkerDestination | undefined;
+  const { guest, memory } = travelling;
+  const far = await (plan.network === undefined
+    ? MemoryFarSide.open(travelling, plan, services)
+    : NetworkFarSide.open(travelling, plan, plan.network, services));
   try {
-    const zeroing = zeroInSlices(memory);
-    try {
-      destination = await WorkerDestination.prepare(guest, memory, {
-        holdAtStart: true,
-        oracle: true,
-        faults: travelling.board.buffer,
-        refuses: plan.faults.refuses,
-        threads: services.threads,
-      });
-    } finally {
-      await zeroing;
-    }
-    const source = await migrateWithFaults(travelling, destination, plan, services);
+    const source = await migrateWithFaults(travelling, far, plan, services);
     checkBalance(source);
-    const arrived = await settle(travelling, destination, source, services);
-    const whereabouts = arrived ? 'destination' : source.phase === 'unknown' ? 'lost' : 'source';
+    const there = await settle(travelling, far, source, services);
+    const whereabouts = there !== undefined ? 'destination' : source.phase === 'unknown' ? 'lost' : 'source';
     services.tally.migrated(source, whereabouts);
-    if (arrived) {
+    if (there !== undefined) {
       checkStandsStill(guest, 'it runs at the destination');
-      await leave(travelling, destination, services.pool);
-      travelling.guest = destination.guest;
-      travelling.memory = memory;
+      check(await endGuest(guest), () => "the guest's thread at the source did not end");
+      travelling.guest = there;
+      travelling.memory = there.memory;
+      await far.close();
+      services.pool.giveBack(memory);
     }
     if (whereabouts !== 'lost') {
       await checkWhole(travelling, plan.balloonPages);
     }
-    if (!arrived) {
-      check(await endDestination(destination), () => "the destination's thread did not end");
-      check(!wasStarted(destination.guest), () => 'the guest was started at the destination after all (I10)');
-    }
+    await far.close();
     if (whereabouts === 'source') {
       await forgetDeclarations(guest);
     }
     return whereabouts;
-  } finally {
-    if (destination !== undefined) {
-      await endDestination(destination);
-      if (travelling.guest !== destination.guest) {
-        await endGuest(destination.guest);
-      }
-    }
-    if (travelling.memory !== memory) {
-      services.pool.giveBack(memory);
-    }
+  } catch (thrown) {
+    await far.close().catch(() => undefined); // what went wrong first is what is told
+    throw thrown;
   }
 }
 
 /** The migration itself; resolves when it is over. */
 async function migrateWithFaults(
   travelling: TravellingGuest,
-  destination: WorkerDestination,
+  far: FarSide,
   plan: HopPlan,
-  services: StressServices,
+  { tally, signal }: StressServices,
 ): Promise<PrecopySource> {
   const { guest } = travelling;
-  const injection = new Injection(travelling, destination, plan, services);
+  const injection = new Injection({ travelling, far, plan, tally, signal });
   try {
     injection.begin();
     const source = await endsInTime(
       migrate({
         vm: guest,
-        channel: injection.channel,
+        channel: far.channel,
         event: guest.event,
         options: plan.options,
         signal: injection.signal,
@@ -152,7 +107,7 @@ async function migrateWithFaults(
       }),
       (rung) =>
         `the migration did not end within ${PATIENCE_MS / 1000} s; its last event was ${injection.lastEvent}, ` +
-        `its last progress ${injection.progress}; ${rung}; ${describeGuestState(guest)}`,
+        `its last progress ${injection.progress}; ${rung}; ${describeGuestState(guest)}${far.describe()}`,
       [
         { who: 'the guest', ring: () => guest.control.ringGuest() },
         { who: 'the host', ring: () => guest.event.ring() },
@@ -165,50 +120,37 @@ async function migrateWithFaults(
   }
 }
 
-/** Checks how the migration ended, page by page where the guest has arrived; true if it has. */
+/** Checks how the migration ended, page by page where the guest has arrived; it goes on there then, and is returned. */
 async function settle(
-  travelling: TravellingGuest,
-  destination: WorkerDestination,
+  { guest }: TravellingGuest,
+  far: FarSide,
   source: PrecopySource,
   services: StressServices,
-): Promise<boolean> {
-  const { guest } = travelling;
-  if (source.phase === 'cancelled' || source.phase === 'failed') {
-    check(
-      !wasStarted(destination.guest),
-      () => `the destination was started (I10): ${source.error?.message}`,
-    );
-    return false;
-  }
+): Promise<WorkerGuest | undefined> {
   if (source.phase === 'unknown') {
     checkStandsStill(guest, 'the commit has left and was not answered');
-    check(await endDestination(destination), () => "the destination's thread did not end");
-    if (!wasStarted(destination.guest)) {
-      return false;
-    }
-    // A destination that died between the order to start and the doorbell has left the guest asleep.
-    destination.guest.control.ringGuest();
   }
-  await until(destination.guest, () => destination.guest.paused, 'the guest to start at the destination');
+  const there = await far.arrived(source);
+  if (there === undefined) {
+    return undefined;
+  }
   checkStandsStill(guest, 'it was started at the destination');
   const late = guest.log.bitmap.count();
   check(
     late === 0,
     () => `${late} pages were marked after the final drain: the guest did not stand still (I2)`,
   );
-  const pages = await services.compare(guest, destination.guest);
+  const pages = await services.compare(guest, there);
   check(
     pages.pagesDifferent === 0,
     () =>
       `${pages.pagesDifferent} pages of ${pages.pagesCompared} were lost, the first of them ${pages.firstDifferentPfn}: ` +
       'they differ at the destination, and the guest had not declared them free or has written them since (I7): ' +
-      describeDifferences(guest, destination.guest),
+      describeDifferences(guest, there),
   );
   services.tally.compared(pages);
-  const { guest: there } = destination;
-  there.adopt(destination.channel.sentDeviceState());
-  there.resume();
-  return true;
+  far.goOn(there);
+  return there;
 }
 
 /** The runs of pages that differ and may not, with what either side has of them. */
@@ -235,17 +177,6 @@ function describeDifferences(source: WorkerGuest, destination: WorkerGuest): str
   }
   const listed = runs.slice(0, MOST_RUNS).map(({ pfn, pages, what }) => `${pfn}+${pages} (${what})`);
   return `${listed.join(', ')}${runs.length > MOST_RUNS ? ` and ${runs.length - MOST_RUNS} more runs` : ''}`;
-}
-
-/** The guest has moved: ends what was at the source. */
-async function leave(
-  travelling: TravellingGuest,
-  destination: WorkerDestination,
-  pool: MemoryPool,
-): Promise<void> {
-  check(await endGuest(travelling.guest), () => "the guest's thread at the source did not end");
-  check(await endDestination(destination), () => "the destination's thread did not end");
-  pool.giveBack(travelling.memory);
 }
 
 /** What was declared free for a migration that failed says nothing about the next one. */
@@ -304,182 +235,4 @@ function describeGuestState(guest: WorkerGuest): string {
     `cmd_reg ${word(CMD_REG)}, kicked queues ${word(QUEUE_NOTIFIED)}, session ${guest.device?.session.state}, ` +
     `its thread has used ${Math.round(guest.cpuMs())} ms of processor time`
   );
-}
-
-/** Does to one migration what its plan says, and counts what was really done. */
-class Injection {
-  readonly channel: FaultyChannel;
-  lastEvent = 'none';
-  progress = 'none';
-  readonly #travelling: TravellingGuest;
-  readonly #destination: WorkerDestination;
-  readonly #plan: HopPlan;
-  readonly #services: StressServices;
-  readonly #abort = new AbortController();
-  readonly #timers: ReturnType<typeof setTimeout>[] = [];
-  readonly #actions: { readonly event: string; left: number; readonly act: () => void }[] = [];
-  readonly #driverCountBefore: number;
-  readonly #done = new Set<FaultKind>();
-  #over = false;
-  #killed: Promise<void> | undefined;
-
-  constructor(
-    travelling: TravellingGuest,
-    destination: WorkerDestination,
-    plan: HopPlan,
-    services: StressServices,
-  ) {
-    this.#travelling = travelling;
-    this.#destination = destination;
-    this.#plan = plan;
-    this.#services = services;
-    const random = new Random(plan.seed);
-    const { guest } = travelling;
-    this.channel = new FaultyChannel(
-      destination.channel,
-      guest.event,
-      plan.faults.transport ?? {},
-      random.next,
-    );
-    this.#driverCountBefore = this.#driverCount();
-  }
-
-  get signal(): AbortSignal {
-    return this.#abort.signal;
-  }
-
-  begin(): void {
-    const { faults } = this.#plan;
-    const { guest, board } = this.#travelling;
-    const { driver } = faults;
-    if (driver?.at === 'before') {
-      board.arm(driver.fault);
-      guest.control.ringGuest(); // it may be halted
-    } else if (driver !== undefined) {
-      this.#at(driver.at, () => {
-        board.arm(driver.fault);
-        guest.control.ringGuest();
-      });
-    }
-    for (const { at, pages } of faults.balloon ?? []) {
-      this.#at(at, () => {
-        this.#done.add('balloon');
-        guest.device?.setBalloonTarget(pages);
-      });
-    }
-    for (const at of faults.cancels ?? []) {
-      this.#at(at, () => {
-        this.#done.add('cancel');
-        this.#abort.abort();
-      });
-    }
-    if (faults.destinationDies !== undefined) {
-      this.#at(faults.destinationDies, () => {
-        this.#done.add('destination-dies');
-        this.#killed = this.#destination.kill();
-      });
-    }
-    const { signal } = this.#services;
-    signal.addEventListener('abort', this.#onAbort, { once: true });
-    if (signal.aborted) {
-      this.#onAbort();
-    }
-  }
-
-  onEvent(event: MigrationEvent): void {
-    this.lastEvent = event.type;
-    for (const action of this.#actions) {
-      if (action.event === event.type) {
-        action.left -= 1;
-        if (action.left === 0) {
-          action.act();
-        }
-      }
-    }
-  }
-
-  /** The migration has ended; whether it may have ended so. */
-  over(source: PrecopySource): void {
-    this.#over = true;
-    this.#countInjected(source);
-    const { kinds } = this.#plan;
-    const code = source.error?.code;
-    if (source.phase === 'completed') {
-      const fatal = FATAL.filter((kind) => this.#done.has(kind));
-      if (kinds.includes('destination-refuses')) {
-        fatal.push('destination-refuses');
-      }
-      check(
-        fatal.length === 0,
-        () => `the migration says that it has completed, in spite of ${fatal.join(', ')}`,
-      );
-      check(code === undefined, () => `a completed migration has an error: ${source.error?.message}`);
-      return;
-    }
-    const allowed = kinds.flatMap((kind) => ENDINGS[kind] ?? []);
-    if (this.#services.signal.aborted) {
-      allowed.push('CANCELLED');
-    }
-    check(
-      code !== undefined && allowed.includes(code),
-      () =>
-        `the migration ended as ${source.phase} (${code}: ${source.error?.message}), ` +
-        (allowed.length === 0
-          ? 'and had to complete'
-          : `and may end as ${[...new Set(allowed)].join(', ')} only`),
-    );
-  }
-
-  /** Lifts what is still on. */
-  async end(): Promise<void> {
-    this.#over = true;
-    this.#services.signal.removeEventListener('abort', this.#onAbort);
-    for (const timer of this.#timers) {
-      clearTimeout(timer);
-    }
-    this.channel.end();
-    this.#travelling.board.disarm();
-    this.#travelling.guest.control.ringGuest();
-    this.#abort.abort(); // one that hangs is not left behind; the others have ended
-    await this.#killed;
-  }
-
-  readonly #onAbort = (): void => this.#abort.abort();
-
-  #at(moment: Moment, act: () => void): void {
-    const once = (): void => {
-      if (!this.#over) {
-        act();
-      }
-    };
-    if ('event' in moment) {
-      this.#actions.push({ event: moment.event, left: moment.nth, act: once });
-    } else {
-      this.#timers.push(setTimeout(once, moment.afterMs));
-    }
-  }
-
-  #driverCount(): number {
-    const { driver } = this.#plan.faults;
-    return driver === undefined ? 0 : this.#travelling.board.injected(driver.fault.name);
-  }
-
-  #countInjected(source: PrecopySource): void {
-    const { failed, stalled, split, lost } = this.channel.counts;
-    const { driver } = this.#plan.faults;
-    const done = (kind: FaultKind, really: boolean): void => {
-      if (really) {
-        this.#done.add(kind);
-      }
-    };
-    done('transport-fails', failed > 0);
-    done('transport-stalls', stalled > 0);
-    done('transport-splits', split > 0);
-    done('reply-lost', lost > 0);
-    if (driver !== undefined) {
-      done(driver.kind, this.#driverCount() > this.#driverCountBefore);
-    }
-    done('destination-refuses', source.error?.message.includes(REFUSED) === true);
-    this.#services.tally.injected(this.#done);
-  }
 }

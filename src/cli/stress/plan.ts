@@ -7,6 +7,17 @@ import { type MigrationOptions, SCHEDULES } from '../../migration/options.js';
 import type { MigrationEvent } from '../../migration/precopy.js';
 import { MOST_PIECES, type TransportFaults } from '../../transport/faulty.js';
 import type { Refusal } from '../../vmm/worker-destination.js';
+import {
+  type HostilePeersPlan,
+  type LinkCut,
+  type LinkSilence,
+  type NetworkPlan,
+  overNetwork,
+  planCuts,
+  planHostilePeers,
+  planRestarts,
+  planSilences,
+} from './network-plan.js';
 import { Random } from './random.js';
 
 /*
@@ -16,6 +27,10 @@ import { Random } from './random.js';
  *   case   a fresh guest that is moved again and again: so it can be run by itself
  *   hop    one migration of it
  */
+
+/** By what guests travel. */
+export const TRANSPORTS = ['memory', 'tcp'] as const;
+export type StressTransport = (typeof TRANSPORTS)[number];
 
 /** Faults by kind, as `--faults` names them. */
 export const FAULT_KINDS = [
@@ -33,13 +48,38 @@ export const FAULT_KINDS = [
   'reply-lost',
   'destination-dies',
   'destination-refuses',
+  'link-cuts',
+  'link-silent',
+  'destination-restarts',
+  'hostile-peer',
 ] as const;
 export type FaultKind = (typeof FAULT_KINDS)[number];
+
+/** Those that there are with one transport only; all others are with both. */
+const FAULTS_OF_ONE: Partial<Record<FaultKind, StressTransport>> = {
+  'transport-fails': 'memory',
+  'transport-stalls': 'memory',
+  'transport-splits': 'memory',
+  'reply-lost': 'memory',
+  'destination-dies': 'memory',
+  'link-cuts': 'tcp',
+  'link-silent': 'tcp',
+  'destination-restarts': 'tcp',
+  'hostile-peer': 'tcp',
+};
+
+/** Kinds of fault that there are with a transport, in the order of {@link FAULT_KINDS}: plans follow from it. */
+export function faultsOf(transport: StressTransport): FaultKind[] {
+  return FAULT_KINDS.filter((kind) => (FAULTS_OF_ONE[kind] ?? transport) === transport);
+}
 
 /** When something is done to a migration: at the `nth` event of a type, or so many ms after it began. */
 export type Moment =
   | { readonly event: MigrationEvent['type']; readonly nth: number }
   | { readonly afterMs: number };
+
+/** The same, or when the source has sent so many bytes more. */
+export type LinkMoment = Moment | { readonly afterBytes: number };
 
 /** Free memory made up, or a piece of a real machine's. */
 export type ImagePlan =
@@ -74,6 +114,11 @@ export interface HopFaults {
   readonly transport?: TransportFaults;
   readonly destinationDies?: Moment;
   readonly refuses?: Refusal;
+  readonly cuts?: readonly LinkCut[];
+  readonly silences?: readonly LinkSilence[];
+  /** Another destination takes the place of the one that there is, which is forgotten with all that it received. */
+  readonly restarts?: readonly LinkMoment[];
+  readonly hostilePeers?: HostilePeersPlan;
 }
 
 export interface HopPlan {
@@ -85,6 +130,8 @@ export interface HopPlan {
   readonly balloonPages: number;
   /** Of the random pieces of runs. */
   readonly seed: number;
+  /** By TCP; undefined: by shared memory. */
+  readonly network?: NetworkPlan;
 }
 
 export interface CasePlan {
@@ -96,15 +143,23 @@ export interface CasePlan {
 /** Captures whose pieces are used: those of 2 GiB, which take 60 ms to read. */
 export const PIECE_CAPTURES = ['build-2g', 'fragmented-2g', 'fragmented-settled-2g'] as const;
 
-/** Everything that case `caseNumber` does, with faults of the given kinds only. */
-export function planCase(seed: number, caseNumber: number, faults: readonly FaultKind[]): CasePlan {
+/** Everything that case `caseNumber` does, with faults of the given kinds only, all of them {@link faultsOf} the transport. */
+export function planCase(
+  seed: number,
+  caseNumber: number,
+  faults: readonly FaultKind[],
+  transport: StressTransport = 'memory',
+): CasePlan {
   const random = Random.ofCase(seed, caseNumber);
   const guest = planGuest(random);
   const hops = guest.image.from === 'whole-capture' ? 1 : random.wholeByScale(1, 12);
   return {
     caseNumber,
     guest,
-    hops: Array.from({ length: hops }, () => planHop(random, guest, faults)),
+    hops: Array.from({ length: hops }, () => {
+      const hop = planHop(random, guest, faults);
+      return transport === 'tcp' ? overNetwork(hop, guest) : hop;
+    }),
   };
 }
 
@@ -295,6 +350,14 @@ function planFault(random: Random, kind: FaultKind): HopFaults {
       return { destinationDies: anyMoment(random) };
     case 'destination-refuses':
       return { refuses: random.pick(['device-state', 'start']) };
+    case 'link-cuts':
+      return { cuts: planCuts(random) };
+    case 'link-silent':
+      return { silences: planSilences(random) };
+    case 'destination-restarts':
+      return { restarts: planRestarts(random) };
+    case 'hostile-peer':
+      return { hostilePeers: planHostilePeers(random) };
   }
 }
 

@@ -5,7 +5,7 @@ import { formatMib, formatMs } from '../../report/format.js';
 import type { MachineReport, Spread } from '../../report/schema.js';
 import { spreadOf } from '../../report/summary.js';
 import { machineLine, TABLE_STYLE } from '../../report/table.js';
-import { FAULT_KINDS, type FaultKind } from './plan.js';
+import { FAULT_KINDS, type FaultKind, type StressTransport, TRANSPORTS } from './plan.js';
 import type { Tally } from './tally.js';
 
 const count = z.int().nonnegative();
@@ -19,6 +19,7 @@ export interface StressReport {
   readonly command: string;
   readonly machine: MachineReport;
   readonly seed: number;
+  readonly transport: StressTransport;
   /** Kinds of faults that could be injected. */
   readonly faults: readonly FaultKind[];
   readonly durationMs: number;
@@ -39,6 +40,14 @@ export interface StressReport {
   };
   readonly hints: { readonly sessions: number; readonly applied: number; readonly reDirtied: number };
   readonly rounds: number;
+  /** Of migrations over a network: links that broke, those that were there again, and all that there were. */
+  readonly links: {
+    readonly lost: number;
+    readonly restored: number;
+    /** Of those restored, the ones to another destination. */
+    readonly startedOver: number;
+    readonly epochs: number;
+  };
   readonly downtime: Spread | null;
   readonly failures: readonly StressFailure[];
 }
@@ -70,6 +79,7 @@ const reportSchema: z.ZodType<StressReport> = z.strictObject({
     lacuna: z.string(),
   }),
   seed: z.int().min(0).max(0xffff_ffff),
+  transport: z.enum(TRANSPORTS),
   faults: z.array(z.enum(FAULT_KINDS)),
   durationMs: ms,
   interrupted: z.boolean(),
@@ -81,6 +91,7 @@ const reportSchema: z.ZodType<StressReport> = z.strictObject({
   pages: z.strictObject({ sent: count, zero: count, filled: count, compared: count, leftBehind: count }),
   hints: z.strictObject({ sessions: count, applied: count, reDirtied: count }),
   rounds: count,
+  links: z.strictObject({ lost: count, restored: count, startedOver: count, epochs: count }),
   downtime: z.strictObject({ median: ms, min: ms, max: ms }).nullable(),
   failures: z.array(
     z.strictObject({
@@ -102,7 +113,7 @@ export function parseStressReport(json: unknown): StressReport {
 /** What a report says that the tally does not know. */
 export type ReportParts = Pick<
   StressReport,
-  'command' | 'machine' | 'seed' | 'faults' | 'durationMs' | 'interrupted' | 'failures'
+  'command' | 'machine' | 'seed' | 'transport' | 'faults' | 'durationMs' | 'interrupted' | 'failures'
 >;
 
 /** The report of a run. Throws if it is not what the schema says: then lacuna is wrong. */
@@ -126,6 +137,7 @@ export function reportOf(tally: Tally, parts: ReportParts): StressReport {
     },
     hints: { sessions: tally.sessions, applied: tally.hintsApplied, reDirtied: tally.hintsReDirtied },
     rounds: tally.rounds,
+    links: tally.links,
     downtime: tally.downtimes.length === 0 ? null : spreadOf(tally.downtimes),
   });
 }
@@ -151,7 +163,8 @@ export function resultTable(report: StressReport): string {
 
 /** The rest of a run in words, a line each. */
 export function resultLines(report: StressReport): string[] {
-  const { migrations, cases, skippedCases, durationMs, pages, hints, rounds, downtime, machine } = report;
+  const { migrations, cases, skippedCases, durationMs, pages, hints, rounds, links, downtime, machine } =
+    report;
   const { completed = 0 } = report.outcomes;
   const mib = (pageCount: number): string => `${formatMib(pageCount * PAGE_SIZE)} MiB`;
   const perSecond = durationMs > 0 ? (migrations / durationMs) * 1000 : 0;
@@ -164,6 +177,12 @@ export function resultLines(report: StressReport): string[] {
       (downtime === null
         ? ''
         : `; downtime ${formatMs(downtime.median)} (${formatMs(downtime.min)}–${formatMs(downtime.max)})`),
+    ...(report.transport === 'memory'
+      ? []
+      : [
+          `links: ${links.epochs}, of which ${links.lost} broke; ${links.restored} were restored, ${links.startedOver} of them with ` +
+            'another destination',
+        ]),
     machineLine(machine),
   ];
 }

@@ -11,13 +11,15 @@ import { checkWritable, writeReport } from '../report-file.js';
 import { describeGuest, describeHop } from './describe.js';
 import { bootGuest, endGuest, readCaptures } from './guests.js';
 import { runHop, type StressServices } from './hop.js';
-import { type CasePlan, FAULT_KINDS, type FaultKind, planCase } from './plan.js';
+import { type CasePlan, type FaultKind, faultsOf, planCase, type StressTransport } from './plan.js';
 import { reportOf, resultLines, resultTable, type StressFailure } from './report.js';
 import { Tally } from './tally.js';
 
 /** What `lacuna stress` was asked for. */
 export interface StressRequest {
   readonly seed: number;
+  readonly transport: StressTransport;
+  /** All of them {@link faultsOf} the transport. */
   readonly faults: readonly FaultKind[];
   /** Whichever comes first ends the run; undefined: not by this. */
   readonly seconds: number | undefined;
@@ -98,9 +100,9 @@ class StressRun {
   }
 
   async run(): Promise<void> {
-    const { jobs, seed, faults } = this.#request;
+    const { jobs, seed, transport, faults } = this.#request;
     this.#progress.log(
-      `${pc.bold(`seed ${seed}`)}, faults: ${faults.length === FAULT_KINDS.length ? 'all' : faults.join(', ') || 'none'}`,
+      `${pc.bold(`seed ${seed}`)}, ${transport === 'memory' ? '' : `by ${transport}, `}faults: ${faults.length === faultsOf(transport).length ? 'all' : faults.join(', ') || 'none'}`,
     );
     readCaptures();
     const drawing = setInterval(() => this.#draw(), DRAW_MS);
@@ -121,8 +123,8 @@ class StressRun {
 
   async #work(job: number): Promise<void> {
     for (let caseNumber = this.#takeCase(); caseNumber !== undefined; caseNumber = this.#takeCase()) {
-      const { seed, faults } = this.#request;
-      await this.#runCase(job, planCase(seed, caseNumber, faults));
+      const { seed, transport, faults } = this.#request;
+      await this.#runCase(job, planCase(seed, caseNumber, faults, transport));
     }
   }
 
@@ -257,11 +259,15 @@ class StressRun {
 }
 
 /** A command that does the same again. */
-export function reproduction(request: Pick<StressRequest, 'seed' | 'faults'>, caseNumber: number): string {
-  const { seed, faults } = request;
+export function reproduction(
+  request: Pick<StressRequest, 'seed' | 'transport' | 'faults'>,
+  caseNumber: number,
+): string {
+  const { seed, transport, faults } = request;
   // The plan of a case follows from the kinds of faults too.
-  const all = faults.length === FAULT_KINDS.length;
-  return `lacuna stress --seed ${seed} --case ${caseNumber}${all ? '' : ` --faults ${faults.join(',') || 'none'}`}`;
+  const all = faults.length === faultsOf(transport).length;
+  const by = transport === 'memory' ? '' : ` --transport ${transport}`;
+  return `lacuna stress${by} --seed ${seed} --case ${caseNumber}${all ? '' : ` --faults ${faults.join(',') || 'none'}`}`;
 }
 
 function finish(request: StressRequest, run: StressRun, interrupted: boolean): number {
@@ -270,6 +276,7 @@ function finish(request: StressRequest, run: StressRun, interrupted: boolean): n
     command: request.command,
     machine: thisMachine(request.version),
     seed: request.seed,
+    transport: request.transport,
     faults: request.faults,
     durationMs,
     interrupted,

@@ -9,6 +9,8 @@ export const OUTCOMES = [
   'VCPU_STUCK',
   'DESTINATION_FAILED',
   'DESTINATION_SILENT',
+  'LINK_LOST',
+  'NOT_CONVERGING',
   'COMMIT_UNCONFIRMED, guest at the destination',
   'COMMIT_UNCONFIRMED, guest at neither',
 ] as const;
@@ -31,6 +33,8 @@ export class Tally {
   hintsReDirtied = 0;
   pagesCompared = 0;
   pagesLeftBehind = 0;
+  /** Of migrations over a network. `startedOver`: of those restored, the ones with another destination. */
+  readonly links = { lost: 0, restored: 0, startedOver: 0, epochs: 0 };
   /** Of completed migrations, in ms. */
   readonly downtimes: number[] = [];
 
