@@ -353,7 +353,7 @@ describe('connections', () => {
   });
 
   it('of a source that goes silent are given up, and another is served', async () => {
-    await listen({ timeouts: { silenceMs: 50, keepMs: 50 } });
+    await listen({ timeouts: { silenceMs: 500, keepMs: 50 } });
     await admitted();
     expect(await destination.event('discarded')).toMatchObject({
       text: expect.stringMatching(/did not come back/),
