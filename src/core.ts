@@ -36,14 +36,20 @@ export {
   type WordMapper,
 } from './memory/shared-words.js';
 // Migrating a machine of one's own: implement SourceVm and DestinationVm, connect them by a channel.
-export type { SwitchoverReason } from './migration/convergence.js';
+export { STALL_ACTIONS, type StallAction, type SwitchoverReason } from './migration/convergence.js';
 export {
   type MigrateRequest,
   type MigrationControls,
   type MigrationProgress,
   migrate,
 } from './migration/migrate.js';
-export { DEFAULT_OPTIONS, type MigrationOptions, SCHEDULES, type Schedule } from './migration/options.js';
+export {
+  DEFAULT_OPTIONS,
+  type MigrationOptions,
+  MOST_THROTTLE,
+  SCHEDULES,
+  type Schedule,
+} from './migration/options.js';
 export type { HintPageCounts, PageAccounts, RoundBalance } from './migration/page-accounts.js';
 export {
   countFates,

@@ -7,6 +7,11 @@
  * | `lacuna:migration:event` | {@link MigrationHappened} | at each {@link MigrationEvent} |
  * | `lacuna:migration:progress` | {@link MigrationProgressed} | every 50 ms |
  * | `lacuna:migration:end` | {@link MigrationEnded} | when it is over, however it ended |
+ * | `lacuna:incoming:start` | {@link IncomingStarted} | at the destination: before the first page is received |
+ * | `lacuna:incoming:event` | {@link IncomingHappened} | at each {@link IncomingEvent} |
+ * | `lacuna:incoming:progress` | {@link IncomingProgressed} | now and then |
+ * | `lacuna:incoming:end` | {@link IncomingEnded} | when the guest was started here, or was given up |
+ * | `lacuna:incoming:refused` | {@link IncomingRefused} | instead of all these, when it was not let in |
  *
  * @packageDocumentation
  */
@@ -142,15 +147,21 @@ export interface MigrationSubscriber {
 /** Subscribes to the channels for which there is a handler. Returns what takes the subscriptions back. */
 export function subscribeToMigrations(subscriber: MigrationSubscriber): () => void {
   const { start, event, progress, end } = subscriber;
-  const handlers = { start, event, progress, end };
+  return subscribe(MIGRATION_CHANNELS, { start, event, progress, end });
+}
+
+/** What is published on each channel is the message that its handler takes. */
+function subscribe<Key extends string>(
+  names: Readonly<Record<Key, string>>,
+  handlers: Readonly<Record<Key, ((message: never) => void) | undefined>>,
+): () => void {
   const taken: (() => void)[] = [];
-  for (const key of ['start', 'event', 'progress', 'end'] as const) {
-    // What is published on each channel is the message that its handler takes: see above.
+  for (const key of Object.keys(names) as Key[]) {
     const handler = handlers[key] as ((message: unknown) => void) | undefined;
     if (handler !== undefined) {
       const listener = (message: unknown): void => handler(message);
-      diagnostics.subscribe(MIGRATION_CHANNELS[key], listener);
-      taken.push(() => diagnostics.unsubscribe(MIGRATION_CHANNELS[key], listener));
+      diagnostics.subscribe(names[key], listener);
+      taken.push(() => diagnostics.unsubscribe(names[key], listener));
     }
   }
   return () => {
@@ -158,6 +169,161 @@ export function subscribeToMigrations(subscriber: MigrationSubscriber): () => vo
       takeBack();
     }
   };
+}
+
+// ── the destination's side ───────────────────────────────────────────────────────────────────────────────────
+
+/** The channels of guests that come in. Part of the public API as those of migrations are. */
+export const INCOMING_CHANNELS = {
+  start: 'lacuna:incoming:start',
+  event: 'lacuna:incoming:event',
+  progress: 'lacuna:incoming:progress',
+  end: 'lacuna:incoming:end',
+  refused: 'lacuna:incoming:refused',
+} as const;
+
+/** Who wants to send a guest, as he says. */
+export interface IncomingOrigin {
+  /** What the source calls the migration: the peer's own words. */
+  readonly name: string;
+  /** The migration's id on the wire, the same at both ends. */
+  readonly migration: string;
+  /** The address that it comes from. */
+  readonly peer: string;
+}
+
+/** Which guest that comes in a message is about. */
+export interface IncomingIdentity extends IncomingOrigin {
+  /** Counts the guests that were let in by this process, from 1. */
+  readonly id: number;
+}
+
+/** `lacuna:incoming:start` */
+export interface IncomingStarted extends IncomingIdentity {
+  readonly memoryBytes: number;
+  /** Data streams that its pages come by. */
+  readonly streams: number;
+}
+
+/** What happens to a guest on its way in. */
+export type IncomingEvent =
+  /** The link broke. What has arrived is kept for a while. */
+  | { readonly type: 'lost'; readonly reason: string }
+  /** The source has come back. `kept`: what had arrived counts; otherwise all of it is sent again. */
+  | { readonly type: 'restored'; readonly kept: boolean }
+  /** All of the guest is here; it waits for the commit. */
+  | { readonly type: 'ready' };
+
+/** `lacuna:incoming:event` */
+export interface IncomingHappened extends IncomingIdentity {
+  readonly event: IncomingEvent;
+}
+
+/** What has arrived so far, over all links of the migration. */
+export interface IncomingCounts {
+  /** Bytes of all frames, headers included. */
+  readonly bytes: number;
+  /** Pages whose contents came. */
+  readonly pages: number;
+  readonly zeroPages: number;
+  readonly filledPages: number;
+}
+
+/** `lacuna:incoming:progress` */
+export interface IncomingProgressed extends IncomingIdentity {
+  readonly counts: IncomingCounts;
+}
+
+/** `started`: the guest runs here. `discarded`: it does not, and what had arrived is gone. */
+export type IncomingOutcome = 'started' | 'discarded';
+
+/** `lacuna:incoming:end`; every start has one. */
+export interface IncomingEnded extends IncomingIdentity {
+  readonly outcome: IncomingOutcome;
+  readonly counts: IncomingCounts;
+  /** Why it was discarded; undefined for one that was started. */
+  readonly reason: string | undefined;
+}
+
+/** `lacuna:incoming:refused`: nothing of it was received. */
+export interface IncomingRefused {
+  readonly peer: string;
+  readonly reason: string;
+}
+
+/** Who wants to know what of guests that come in. Handlers must not throw: see {@link migrateObserved}. */
+export interface IncomingSubscriber {
+  /** Before the first page. */
+  readonly start?: ((message: IncomingStarted) => void) | undefined;
+  /** As things happen. */
+  readonly event?: ((message: IncomingHappened) => void) | undefined;
+  /** Now and then. */
+  readonly progress?: ((message: IncomingProgressed) => void) | undefined;
+  /** It is over. */
+  readonly end?: ((message: IncomingEnded) => void) | undefined;
+  /** Somebody was not let in. */
+  readonly refused?: ((message: IncomingRefused) => void) | undefined;
+}
+
+/** Subscribes to the channels for which there is a handler. Returns what takes the subscriptions back. */
+export function subscribeToIncoming(subscriber: IncomingSubscriber): () => void {
+  const { start, event, progress, end, refused } = subscriber;
+  return subscribe(INCOMING_CHANNELS, { start, event, progress, end, refused });
+}
+
+const incoming = {
+  start: diagnostics.channel(INCOMING_CHANNELS.start),
+  event: diagnostics.channel(INCOMING_CHANNELS.event),
+  progress: diagnostics.channel(INCOMING_CHANNELS.progress),
+  end: diagnostics.channel(INCOMING_CHANNELS.end),
+  refused: diagnostics.channel(INCOMING_CHANNELS.refused),
+};
+let lastIncomingId = 0;
+
+/**
+ * Publishes what becomes of one guest that comes in: made when it is let in, which is its start; whoever receives it says
+ * the rest. After its end nothing more is published. Without subscribers nothing is worked out for them.
+ */
+export class IncomingObserver {
+  readonly identity: IncomingIdentity;
+  #ended = false;
+
+  constructor({ name, migration, peer }: IncomingOrigin, memoryBytes: number, streams: number) {
+    lastIncomingId += 1;
+    this.identity = { id: lastIncomingId, name, migration, peer };
+    if (incoming.start.hasSubscribers) {
+      incoming.start.publish({ ...this.identity, memoryBytes, streams } satisfies IncomingStarted);
+    }
+  }
+
+  event(event: IncomingEvent): void {
+    if (!this.#ended && incoming.event.hasSubscribers) {
+      incoming.event.publish({ ...this.identity, event } satisfies IncomingHappened);
+    }
+  }
+
+  /** `counts` is called if somebody listens. */
+  progress(counts: () => IncomingCounts): void {
+    if (!this.#ended && incoming.progress.hasSubscribers) {
+      incoming.progress.publish({ ...this.identity, counts: counts() } satisfies IncomingProgressed);
+    }
+  }
+
+  /** The first call counts: a guest that was started is not discarded by what happens to its link afterwards. */
+  end(outcome: IncomingOutcome, counts: () => IncomingCounts, reason?: string): void {
+    if (!this.#ended && incoming.end.hasSubscribers) {
+      const message: IncomingEnded = { ...this.identity, outcome, counts: counts(), reason };
+      incoming.end.publish(message);
+    }
+    this.#ended = true;
+  }
+}
+
+/** Publishes that somebody was not let in. */
+export function publishRefusal(peer: string, reason: string): void {
+  if (incoming.refused.hasSubscribers) {
+    incoming.refused.publish({ peer, reason } satisfies IncomingRefused);
+  }
 }
 
 /** Counters that outlive a migration, so that what it added has to be worked out. */

@@ -24,6 +24,7 @@ export type LacunaErrorCode =
   | 'BUSY'
   | 'LINK_LOST'
   // how a migration ended
+  | 'NOT_CONVERGING'
   | 'CANCELLED'
   | 'VERIFICATION_FAILED'
   // a mistake in a program that uses lacuna, or in lacuna

@@ -5,8 +5,14 @@
  */
 
 import type { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import { subscribeToMigrations } from './diagnostics.js';
+import {
+  type IncomingCounts,
+  type IncomingEvent,
+  subscribeToIncoming,
+  subscribeToMigrations,
+} from './diagnostics.js';
 import { PAGE_SIZE } from './memory/page.js';
+import type { MigrationEvent } from './migration/precopy.js';
 import type { MigrationReport } from './migration/report.js';
 
 /** What of the prom-client module is used: pass the module itself. */
@@ -30,9 +36,10 @@ const DURATION_BUCKETS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300,
 const DOWNTIME_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
 /**
- * Registers lacuna's metrics and keeps them: every migration that is done by `migrateObserved` counts, from now on and
- * in this process. Counters and histograms move when a migration is over, by its report; gauges move meanwhile.
- * Returns what ends it and takes the metrics out of the registry. Throws, as prom-client does, if they are there already.
+ * Registers lacuna's metrics and keeps them: every migration that is done by `migrateObserved` counts, and every guest
+ * that comes in under an `IncomingObserver`, from now on and in this process. Counters and histograms move when a
+ * migration is over, by its report; gauges move meanwhile. Returns what ends it and takes the metrics out of the
+ * registry. Throws, as prom-client does, if they are there already.
  *
  * ```js
  * import * as promClient from 'prom-client';
@@ -43,30 +50,60 @@ const DOWNTIME_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 export function collectMigrationMetrics(promClient: PromClient, options: MetricsOptions = {}): () => void {
   const registry = options.registry ?? promClient.register;
   const metrics = defineMetrics(promClient, registry, options);
-  /** Phases of the migrations under way, by id. */
-  const phases = new Map<number, string>();
-  const enter = (id: number, phase: string | undefined): void => {
-    const before = phases.get(id);
-    if (before !== undefined) {
-      metrics.running.dec({ phase: before });
+  const takeBack = [followMigrations(metrics), followIncoming(metrics)];
+  return () => {
+    for (const unsubscribe of takeBack) {
+      unsubscribe();
     }
-    if (phase === undefined) {
-      phases.delete(id);
-    } else {
-      phases.set(id, phase);
-      metrics.running.inc({ phase });
+    for (const name of Object.values(NAMES)) {
+      registry.removeSingleMetric(name);
     }
   };
-  const unsubscribe = subscribeToMigrations({
-    start: ({ id }) => enter(id, 'setup'),
+}
+
+/** Says where each of several things is, and counts how many are there: a gauge with a label. */
+class Whereabouts<Label extends string> {
+  readonly #gauge: Gauge<Label>;
+  readonly #label: Label;
+  readonly #places = new Map<number, string>();
+
+  constructor(gauge: Gauge<Label>, label: Label) {
+    this.#gauge = gauge;
+    this.#label = label;
+  }
+
+  /** `place` undefined: it is nowhere any more. */
+  enter(id: number, place: string | undefined): void {
+    const before = this.#places.get(id);
+    if (before !== undefined) {
+      this.#gauge.dec(this.#at(before));
+    }
+    if (place === undefined) {
+      this.#places.delete(id);
+    } else {
+      this.#places.set(id, place);
+      this.#gauge.inc(this.#at(place));
+    }
+  }
+
+  #at(place: string): Partial<Record<Label, string>> {
+    return { [this.#label]: place } as Partial<Record<Label, string>>;
+  }
+}
+
+function followMigrations(metrics: Metrics): () => void {
+  const phases = new Whereabouts(metrics.running, 'phase');
+  return subscribeToMigrations({
+    start: ({ id }) => phases.enter(id, 'setup'),
+    event: ({ event }) => countLink(metrics, 'source', event),
     progress: ({ id, name, progress }) => {
-      enter(id, progress.phase);
+      phases.enter(id, progress.phase);
       metrics.round.set({ migration: name }, progress.round);
       metrics.pending.set({ migration: name }, progress.pendingPages * PAGE_SIZE);
       metrics.sent.set({ migration: name }, progress.transferredBytes);
     },
     end: ({ id, name, report }) => {
-      enter(id, undefined);
+      phases.enter(id, undefined);
       for (const gauge of [metrics.round, metrics.pending, metrics.sent]) {
         gauge.remove({ migration: name });
       }
@@ -77,12 +114,50 @@ export function collectMigrationMetrics(promClient: PromClient, options: Metrics
       }
     },
   });
-  return () => {
-    unsubscribe();
-    for (const name of Object.values(NAMES)) {
-      registry.removeSingleMetric(name);
-    }
-  };
+}
+
+function followIncoming(metrics: Metrics): () => void {
+  const states = new Whereabouts(metrics.receiving, 'state');
+  return subscribeToIncoming({
+    start: ({ id }) => states.enter(id, 'receiving'),
+    event: ({ id, event }) => {
+      states.enter(id, stateAfter(event));
+      countLink(metrics, 'destination', event);
+    },
+    progress: ({ name, counts }) => metrics.received.set({ migration: name }, counts.bytes),
+    end: ({ id, name, outcome, counts }) => {
+      states.enter(id, undefined);
+      metrics.received.remove({ migration: name });
+      metrics.incoming.inc({ outcome });
+      countArrived(metrics, counts);
+    },
+    refused: () => metrics.incoming.inc({ outcome: 'refused' }),
+  });
+}
+
+/** Where a guest that comes in is after an event. */
+function stateAfter({ type }: IncomingEvent): string {
+  return type === 'restored' ? 'receiving' : type;
+}
+
+/** Links break at both ends, and each sees it for itself. */
+function countLink(
+  metrics: Metrics,
+  end: 'source' | 'destination',
+  event: MigrationEvent | IncomingEvent,
+): void {
+  if (event.type === 'lost') {
+    metrics.linkLosses.inc({ end });
+  } else if (event.type === 'restored') {
+    metrics.linkRecoveries.inc({ end, kept: String(event.kept) });
+  }
+}
+
+function countArrived(metrics: Metrics, { bytes, pages, zeroPages, filledPages }: IncomingCounts): void {
+  metrics.incomingBytes.inc(bytes);
+  metrics.incomingPages.inc({ fate: 'sent' }, pages);
+  metrics.incomingPages.inc({ fate: 'zero' }, zeroPages);
+  metrics.incomingPages.inc({ fate: 'filled' }, filledPages);
 }
 
 /** Names of all metrics, by what they are here. */
@@ -105,6 +180,13 @@ const NAMES = {
   round: 'lacuna_migration_round',
   pending: 'lacuna_migration_pending_bytes',
   sent: 'lacuna_migration_sent_bytes',
+  incoming: 'lacuna_incoming_migrations_total',
+  incomingBytes: 'lacuna_incoming_bytes_total',
+  incomingPages: 'lacuna_incoming_pages_total',
+  receiving: 'lacuna_incoming_migrations_running',
+  received: 'lacuna_incoming_received_bytes',
+  linkLosses: 'lacuna_link_losses_total',
+  linkRecoveries: 'lacuna_link_recoveries_total',
 } as const;
 
 /** The metrics, by what they are here. */
@@ -127,6 +209,13 @@ interface Metrics {
   readonly round: Gauge<'migration'>;
   readonly pending: Gauge<'migration'>;
   readonly sent: Gauge<'migration'>;
+  readonly incoming: Counter<'outcome'>;
+  readonly incomingBytes: Counter;
+  readonly incomingPages: Counter<'fate'>;
+  readonly receiving: Gauge<'state'>;
+  readonly received: Gauge<'migration'>;
+  readonly linkLosses: Counter<'end'>;
+  readonly linkRecoveries: Counter<'end' | 'kept'>;
 }
 
 function defineMetrics(promClient: PromClient, registry: Registry, options: MetricsOptions): Metrics {
@@ -183,6 +272,26 @@ function defineMetrics(promClient: PromClient, registry: Registry, options: Metr
     round: gauge('round', 'Round of a migration under way.', 'migration'),
     pending: gauge('pending', 'Guest memory that the round has still to send.', 'migration'),
     sent: gauge('sent', 'What a migration under way has sent so far.', 'migration'),
+    incoming: counter(
+      'incoming',
+      'Guests that were to come in: started here, discarded after a part of them had come, or refused.',
+      'outcome',
+    ),
+    incomingBytes: counter('incomingBytes', 'Bytes of all frames that have come in, headers included.'),
+    incomingPages: counter(
+      'incomingPages',
+      'Pages that have come in: with their contents, as zeroes, or to be filled.',
+      'fate',
+    ),
+    receiving: gauge('receiving', 'Guests that are coming in, by where that is.', 'state'),
+    received: gauge('received', 'What of a guest that is coming in has come so far.', 'migration'),
+    linkLosses: counter('linkLosses', 'Links that broke in mid-migration, at this end of them.', 'end'),
+    linkRecoveries: counter(
+      'linkRecoveries',
+      'Links that were made again, and whether what had been applied was still there.',
+      'end',
+      'kept',
+    ),
   };
 }
 

@@ -5,6 +5,8 @@ export interface CliContext {
   readonly program: Command;
   /** lacuna's own. */
   readonly version: string;
+  /** As the user wrote it, for reports. */
+  readonly commandLine: string;
   /** Aborted by SIGINT and SIGTERM. */
   readonly signal: AbortSignal;
   /** Gets the exit code. */

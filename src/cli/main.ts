@@ -1,72 +1,9 @@
 #!/usr/bin/env node
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { Command, CommanderError } from 'commander';
-import pc from 'picocolors';
-import { isLacunaError } from '../errors.js';
-import { ExitCode } from './bench/bench.js';
-import { addBenchCommand } from './bench/command.js';
-import { addCaptureCommand } from './capture/command.js';
-import { packageRoot } from './captures.js';
-import type { CliContext } from './context.js';
-import { addEstimateCommand } from './estimate/command.js';
-import { addExitsCommand } from './exits/command.js';
-import { addReportCommand } from './report/command.js';
-import { addStressCommand } from './stress/command.js';
+import { handleInterrupts } from './interrupts.js';
+import { run } from './program.js';
 
-/** Errors of which the user is the cause, rather than the guest or lacuna. */
-const USAGE_ERRORS = new Set([
-  'INVALID_ARGUMENT',
-  'OUT_OF_MEMORY',
-  'CAPTURE_NOT_FOUND',
-  'CAPTURE_MALFORMED',
-  'GUEST_TOO_SMALL',
-]);
+const interrupt = new AbortController();
+// The first time the migration is called off and everything put back.
+handleInterrupts(() => interrupt.abort());
 
-async function main(): Promise<number> {
-  const { version } = JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as {
-    version: string;
-  };
-  const interrupt = new AbortController();
-  // The first time the migration is called off and everything put back; a second time is the user's impatience.
-  process.once('SIGINT', () => interrupt.abort());
-  process.once('SIGTERM', () => interrupt.abort());
-  let code: number = ExitCode.ok;
-  const program = new Command('lacuna')
-    .description("Live migration that leaves a virtual machine's free pages behind.")
-    .version(version)
-    .showHelpAfterError('(lacuna --help tells more)')
-    .exitOverride();
-  const context: CliContext = {
-    program,
-    version,
-    signal: interrupt.signal,
-    done: (result) => {
-      code = result;
-    },
-  };
-  addBenchCommand(context);
-  addCaptureCommand(context);
-  addEstimateCommand(context);
-  addStressCommand(context);
-  addExitsCommand(context);
-  addReportCommand(context);
-  for (const command of program.commands) {
-    command.exitOverride().showHelpAfterError(`(lacuna ${command.name()} --help tells more)`);
-  }
-  try {
-    await program.parseAsync();
-  } catch (thrown) {
-    if (thrown instanceof CommanderError) {
-      return thrown.exitCode === 0 ? ExitCode.ok : ExitCode.usage;
-    }
-    if (isLacunaError(thrown)) {
-      console.error(`${pc.red('lacuna:')} ${thrown.message}`);
-      return USAGE_ERRORS.has(thrown.code) ? ExitCode.usage : ExitCode.verificationFailed;
-    }
-    throw thrown;
-  }
-  return code;
-}
-
-process.exitCode = await main();
+process.exitCode = await run(process.argv.slice(2), interrupt.signal);

@@ -10,21 +10,27 @@ export interface Progress {
   update(lines: string): void;
   /** Something is finished: a line that stays. */
   log(line: string): void;
+  /** Something has begun: a line elsewhere, nothing on a terminal, where the block shows it. */
+  step(line: string): void;
   /** Leaves the terminal as it was found. */
   done(): void;
 }
 
 export function makeProgress(quiet: boolean): Progress {
   if (quiet) {
-    return { update: () => {}, log: () => {}, done: () => {} };
+    return { update: () => {}, log: () => {}, step: () => {}, done: () => {} };
   }
   if (!process.stderr.isTTY) {
-    return { update: () => {}, log: (line) => process.stderr.write(`${line}\n`), done: () => {} };
+    const log = (line: string): void => {
+      process.stderr.write(`${line}\n`);
+    };
+    return { update: () => {}, log, step: log, done: () => {} };
   }
   const live = createLogUpdate(process.stderr);
   return {
     update: (lines) => live(lines),
     log: (line) => live.persist(line),
+    step: () => {},
     done: () => {
       live.clear();
       live.done();

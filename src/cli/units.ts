@@ -1,3 +1,4 @@
+import { isIPv4, isIPv6 } from 'node:net';
 import { InvalidArgumentError } from 'commander';
 import { GIB, KIB, MIB, PAGE_SIZE } from '../memory/page.js';
 import type { Shard } from '../report/schema.js';
@@ -148,4 +149,66 @@ export function parseList<T extends string>(choices: readonly T[]): (text: strin
     }
     return [...new Set(names)] as T[];
   };
+}
+
+/** An address and a TCP port. An IPv6 address is without its brackets. */
+export interface HostPort {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Where no host is said: this machine, and nobody else's. */
+const LOOPBACK = '127.0.0.1';
+const ENDPOINT_WORDS =
+  'An endpoint is HOST:PORT, as in 127.0.0.1:7000, [::1]:7000, or :7000 for this machine only.';
+const LONGEST_HOST = 253;
+
+/** "127.0.0.1:7000", "db.example:7000", "[::1]:7000", ":7000" (loopback): where somebody listens. */
+export function parseEndpoint(text: string): HostPort {
+  return splitEndpoint(text, 1);
+}
+
+/** The same for whoever listens: port 0 is any that is free. */
+export function parseListenEndpoint(text: string): HostPort {
+  return splitEndpoint(text, 0);
+}
+
+/** As {@link parseEndpoint} takes it. */
+export function formatEndpoint({ host, port }: HostPort): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+function splitEndpoint(text: string, leastPort: number): HostPort {
+  const match = /^(?:\[(?<ipv6>[^\]]*)\]|(?<name>[^[\]]*)):(?<port>[^:]*)$/.exec(text.trim());
+  const { ipv6, name, port = '' } = match?.groups ?? {};
+  if (match === null || port === '') {
+    throw new InvalidArgumentError(`There is no port in "${shortened(text)}". ${ENDPOINT_WORDS}`);
+  }
+  if (!/^\d{1,5}$/.test(port) || Number(port) < leastPort || Number(port) > 65_535) {
+    throw new InvalidArgumentError(
+      `"${shortened(port)}" is no port: a whole number from ${leastPort} to 65535${leastPort === 0 ? ', 0 for any that is free' : ''}.`,
+    );
+  }
+  const host = ipv6 ?? (name === '' ? LOOPBACK : name!);
+  if (ipv6 !== undefined ? !isIPv6(ipv6) : !isHostName(host)) {
+    throw new InvalidArgumentError(
+      ipv6 === undefined && host.includes(':')
+        ? `An IPv6 address is put in brackets, as in [${shortened(host)}]:${port}.`
+        : `"${shortened(host)}" is neither an address nor the name of a host. ${ENDPOINT_WORDS}`,
+    );
+  }
+  return { host, port: Number(port) };
+}
+
+/** Whether it may be a name or an IPv4 address. What is all digits and dots is meant to be an address. */
+function isHostName(host: string): boolean {
+  return /^[\d.]+$/.test(host)
+    ? isIPv4(host)
+    : host.length <= LONGEST_HOST &&
+        /^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?$/i.test(host);
+}
+
+/** Fit for a message. */
+function shortened(text: string): string {
+  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
 }

@@ -14,16 +14,22 @@ import {
   wantedOf,
 } from '../memory/control-buffer.js';
 import type { GuestRuntime, VcpuRegisters } from './runtime.js';
+import { Throttle } from './throttle.js';
+
+/** Of registers as bytes. */
+export const REGISTERS_VERSION = 1;
 
 /** Registers as bytes: opaque to the engine, versioned, written by the guest's thread alone. */
 export function encodeRegisters(registers: VcpuRegisters): Uint8Array {
-  return new TextEncoder().encode(JSON.stringify({ version: 1, registers }));
+  return new TextEncoder().encode(JSON.stringify({ version: REGISTERS_VERSION, registers }));
 }
 
 export function decodeRegisters(bytes: Uint8Array): VcpuRegisters {
   const parsed = JSON.parse(new TextDecoder().decode(bytes)) as { version: number; registers: VcpuRegisters };
-  if (parsed.version !== 1) {
-    throw new RangeError(`vCPU registers of version ${parsed.version}; this lacuna reads version 1`);
+  if (parsed.version !== REGISTERS_VERSION) {
+    throw new RangeError(
+      `vCPU registers of version ${parsed.version}; this lacuna reads version ${REGISTERS_VERSION}`,
+    );
   }
   return parsed.registers;
 }
@@ -55,6 +61,8 @@ export class Vcpu {
   readonly #arrive: () => GuestRuntime;
   #runtime: GuestRuntime | undefined;
   #doorbell = 0;
+  /** How long it was kept from running, in ms. The guest's clock stands still then: no work falls due. */
+  stolenMs = 0;
 
   constructor(control: ControlBuffer, booted: GuestRuntime | undefined, arrive: () => GuestRuntime) {
     this.#control = control;
@@ -100,7 +108,21 @@ export class Vcpu {
       }
       return 0;
     }
-    return wanted === VcpuRequest.run && this.#runtime !== undefined ? this.#runtime.step(epochMs()) : 0;
+    return wanted === VcpuRequest.run && this.#runtime !== undefined
+      ? this.#runtime.step(epochMs() - this.stolenMs)
+      : 0;
+  }
+
+  /** The share of the time for which it is to be kept from running. Its stopping is not held up: 0 unless it is to run. */
+  get share(): number {
+    const { throttle, words } = this.#control;
+    return throttle > 0 && wantedOf(words.load(VCPU_REQUEST)) === VcpuRequest.run ? throttle : 0;
+  }
+
+  /** In place of {@link step} while it is kept from running: looks for what does not wait, and answers a self-check. */
+  attend(): void {
+    this.#doorbell = this.#control.doorbell();
+    answerCheck(this.#control, this.#runtime);
   }
 
   /** The safe point: every write so far has its mark in the log (I2). */
@@ -115,17 +137,30 @@ export class Vcpu {
   }
 }
 
-/** The vCPU's loop, on the guest's own thread. */
+/** The vCPU's loop, on the guest's own thread. `clock` in ms, for the throttle. */
 export function runVcpu(
   control: ControlBuffer,
   booted: GuestRuntime | undefined,
   arrive: () => GuestRuntime,
+  clock: () => number = epochMs,
 ): void {
   const vcpu = new Vcpu(control, booted, arrive);
+  const throttle = new Throttle(clock);
   for (let haltMs = vcpu.step(); haltMs !== EXITED; haltMs = vcpu.step()) {
-    if (haltMs > 0) {
+    const { share } = vcpu;
+    const leftMs = throttle.sliceLeftMs(share);
+    if (leftMs === 0) {
+      vcpu.stolenMs += throttle.pause(share, (ms) => {
+        vcpu.attend();
+        const kept = vcpu.share > 0;
+        if (kept) {
+          control.waitForHost(vcpu.doorbell, ms); // any ring ends it, and it is looked what for
+        }
+        return kept;
+      });
+    } else if (haltMs > 0) {
       // A ring after the step's first read ends the wait at once.
-      control.waitForHost(vcpu.doorbell, haltMs);
+      control.waitForHost(vcpu.doorbell, Math.min(haltMs, leftMs));
     }
   }
 }

@@ -13,6 +13,7 @@ import type { SharedWords, WordMapper } from './shared-words.js';
  *     4  QUEUE_NOTIFIED    guest or, host take   host: exchange 0 before it looks at the queues
  *     5  DEVICE_STATUS     host; guest by traps  VIRTIO device status: DRIVER_OK, NEEDS_RESET
  *     6  VCPU_PAUSED_FOR   guest                 the request (as in word 0) for which the vCPU stands still
+ *     7  THROTTLE          host                  the guest's load after every slice: thousandths of the time in which it may not run
  *     8  CMD_REG           host; guest by traps  `Atomics.and` of the acknowledged bits in the trap
  *     9  CMD_ID_REG        host                  written before REPORT_START is set in CMD_REG
  *    10  NUM_PAGES         host                  written before BALLOONING is set in CMD_REG
@@ -50,6 +51,7 @@ export const INTERRUPTS = 3;
 export const QUEUE_NOTIFIED = 4;
 export const DEVICE_STATUS = 5;
 export const VCPU_PAUSED_FOR = 6;
+const THROTTLE = 7;
 export const CMD_REG = 8;
 export const CMD_ID_REG = 9;
 export const NUM_PAGES = 10;
@@ -114,6 +116,8 @@ export const CONTROL_BYTES: number = STATE * 4 + STATE_BYTES;
 
 /** A guest's control buffer, and the host's event word that the guest rings. */
 export class ControlBuffer {
+  /** What {@link writeState} takes at the most, in bytes. */
+  static readonly MAX_STATE_BYTES: number = STATE_BYTES;
   readonly words: SharedWords;
   readonly buffer: ArrayBufferLike;
   readonly #event: EventWord;
@@ -143,6 +147,16 @@ export class ControlBuffer {
   get paused(): boolean {
     const request = this.words.load(VCPU_REQUEST);
     return wantedOf(request) === VcpuRequest.pause && this.words.load(VCPU_PAUSED_FOR) === request;
+  }
+
+  /** Host: keeps the vCPU from running for a share of the time, 0 … below 1; to a thousandth. */
+  set throttle(share: number) {
+    this.words.store(THROTTLE, Math.min(999, Math.round(share * 1000)));
+    this.ringGuest(); // a pause that is under way ends with the throttle
+  }
+
+  get throttle(): number {
+    return this.words.load(THROTTLE) / 1000;
   }
 
   /** Host: something has changed for the guest. Pairs with {@link waitForHost}. */

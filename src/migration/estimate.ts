@@ -65,7 +65,8 @@ export const MOST_MODELLED_BYTES_PER_SECOND = 3e9;
  * to itself.
  *
  * Bytes are counted, not modelled. The engine's own cursor goes over the pages that are to be sent and cuts them into
- * runs; with zero detection a run is cut again where data and zeroes meet. A run is a frame:
+ * runs; data is cut again where it would hold the link for too long, and with zero detection where data and zeroes meet.
+ * What comes of that is a frame:
  *
  *     bytes = data pages × 4096 + frames × 32 + what the guest writes meanwhile
  *
@@ -98,6 +99,7 @@ export function estimateMigration(map: WordMapper, input: EstimateInput): Migrat
     clock.now += REPORT + REPORT_A_MIPFN * spanMi + (HINTED_A_MIPAGE * skippedPages) / 2 ** 20;
   }
   const zeroPageMs = (PAGE_SIZE / input.zeroScanBytesPerSecond) * 1000;
+  const mostPages = clock.longestRun(maxRunPages);
   const lookMs = zero === undefined ? 0 : LOOK;
   const run: PageRun = { pfn: 0, pageCount: 0 };
   let pages = 0;
@@ -107,7 +109,7 @@ export function estimateMigration(map: WordMapper, input: EstimateInput): Migrat
     for (let pfn = run.pfn; pfn < end; ) {
       const isZero = zero?.test(pfn) === true;
       const next = zero === undefined ? end : isZero ? zero.nextClear(pfn, end) : zero.nextSet(pfn, end);
-      const count = next - pfn;
+      const count = isZero ? next - pfn : Math.min(next - pfn, mostPages);
       if (isZero) {
         zeroPages += count;
         clock.frame(0, count * zeroPageMs);
@@ -115,7 +117,7 @@ export function estimateMigration(map: WordMapper, input: EstimateInput): Migrat
         pages += count;
         clock.frame(count, count * lookMs);
       }
-      pfn = next;
+      pfn += count;
     }
   }
   clock.frame(0, 0); // the round's end
@@ -155,6 +157,10 @@ class Clock {
     this.#pacer.charge(bytes, this.now);
     this.bytes += bytes;
     this.now += FRAME + workMs;
+  }
+
+  longestRun(most: number): number {
+    return this.#pacer.longestRun(most);
   }
 
   drainedAt(): number {

@@ -1,4 +1,5 @@
 import { LacunaError } from '../errors.js';
+import { STALL_ACTIONS, type StallAction } from './convergence.js';
 
 /** When the host sends while a report is under way. */
 export const SCHEDULES = ['wait', 'overlap', 'adaptive'] as const;
@@ -20,10 +21,25 @@ export interface MigrationOptions {
   readonly downtimeLimitMs: number;
   /** Rounds before the last one, at the most. */
   readonly maxRounds: number;
-  /** Rounds in a row without a new minimum, after which a migration counts as not converging. */
+  /** Rounds in a row without progress, after which a migration counts as not converging. */
   readonly stallRounds: number;
-  /** A cap on bandwidth, or a modelled link; Infinity: none. */
+  /** What is done then, and (`cancel`) at the round limit. */
+  readonly onStall: StallAction;
+  /** `throttle`: the share of the time for which the guest is kept from running at first, above 0. */
+  readonly throttleInitial: number;
+  /** By how much it is raised each time that this has not helped. */
+  readonly throttleIncrement: number;
+  /** The most, at most {@link MOST_THROTTLE}. */
+  readonly throttleMax: number;
+  /** A cap on bandwidth, or a modelled link; Infinity: none. Kept within 2 % over any second, from 0.5 MB/s on. */
   readonly bytesPerSecond: number;
+  /**
+   * The cap from the moment at which the guest is asked to stop; undefined: as before. What is left is sent at that
+   * rate, and so the expected downtime is worked out with it. (QEMU has no cap then, and `avail-switchover-bandwidth`
+   * is only what it takes for the rate when it works the downtime out. This is both. A cap that is lifted, Infinity,
+   * says nothing about the rate: then it is taken to be what the rounds before came to.)
+   */
+  readonly switchoverBytesPerSecond: number | undefined;
   /** A report that makes no progress for so long is not waited for any more (I6). */
   readonly hintTimeoutMs: number;
   /** No report is waited for longer than this (I6). */
@@ -48,9 +64,15 @@ export interface MigrationOptions {
    * breaks is given up at once.
    */
   readonly recoveryTimeoutMs: number;
-  /** Pages of the longest run. */
+  /** Pages of the longest run; under a cap on bandwidth runs are no longer than 4 ms of the link, or a page. */
   readonly maxRunPages: number;
 }
+
+/** QEMU's: beyond it the guest does not run enough to be called running. */
+export const MOST_THROTTLE = 0.99;
+
+/** Steps are counted in thousandths, and each is to make a difference. */
+const LEAST_STEP = 0.01;
 
 /** What holds where a request says nothing. */
 export const DEFAULT_OPTIONS: MigrationOptions = {
@@ -60,7 +82,15 @@ export const DEFAULT_OPTIONS: MigrationOptions = {
   downtimeLimitMs: 300,
   maxRounds: 30,
   stallRounds: 3,
+  onStall: 'switch',
+  throttleInitial: 0.2,
+  throttleIncrement: 0.1,
+  // A guest that has a fifth of its time stands still for 40 ms at a time, which is below the downtime limit and every
+  // deadline of a report; all steps up to it fit into the round limit. (QEMU goes up to 0.99, 10 ms in every second: to
+  // be stopped once, for as long as what is left takes, is better than that.)
+  throttleMax: 0.8,
   bytesPerSecond: Number.POSITIVE_INFINITY,
+  switchoverBytesPerSecond: undefined,
   hintTimeoutMs: 500,
   hintDeadlineMs: 5000,
   adaptiveGraceMs: 25,
@@ -82,8 +112,24 @@ export function resolveOptions(given: Partial<MigrationOptions>): MigrationOptio
   if (!SCHEDULES.includes(options.schedule)) {
     refuse(`schedule "${options.schedule}": one of ${SCHEDULES.join(', ')}`);
   }
-  if (!(options.bytesPerSecond > 0)) {
-    refuse(`bytesPerSecond ${options.bytesPerSecond}: more than 0, or Infinity for no limit`);
+  if (!STALL_ACTIONS.includes(options.onStall)) {
+    refuse(`onStall "${options.onStall}": one of ${STALL_ACTIONS.join(', ')}`);
+  }
+  const { throttleInitial, throttleIncrement, throttleMax } = options;
+  if (!(throttleMax > 0 && throttleMax <= MOST_THROTTLE)) {
+    refuse(`throttleMax ${throttleMax}: a share of the time above 0, up to ${MOST_THROTTLE}`);
+  }
+  if (!(throttleInitial >= LEAST_STEP && throttleInitial <= throttleMax)) {
+    refuse(`throttleInitial ${throttleInitial}: a share of the time from ${LEAST_STEP} to throttleMax`);
+  }
+  if (!(throttleIncrement >= LEAST_STEP && throttleIncrement <= 1)) {
+    refuse(`throttleIncrement ${throttleIncrement}: a share of the time from ${LEAST_STEP} to 1`);
+  }
+  const { bytesPerSecond, switchoverBytesPerSecond = bytesPerSecond } = options;
+  for (const [name, rate] of Object.entries({ bytesPerSecond, switchoverBytesPerSecond })) {
+    if (!(rate > 0)) {
+      refuse(`${name} ${rate}: more than 0, or Infinity for no limit`);
+    }
   }
   const whole = ['maxRounds', 'stallRounds', 'maxRunPages'] as const;
   for (const name of whole) {

@@ -90,6 +90,8 @@ export type MigrationEvent =
   | { readonly type: 'lost'; readonly reason: string }
   /** The link is there again. `kept`: the destination still has what it said was applied. */
   | { readonly type: 'restored'; readonly kept: boolean }
+  /** The guest is kept from running for this share of the time, from here on; 0: no more. */
+  | { readonly type: 'throttled'; readonly share: number }
   | { readonly type: 'stopping'; readonly reason: SwitchoverReason }
   | { readonly type: 'stopped' }
   | { readonly type: 'ready' }
@@ -114,6 +116,8 @@ export interface PrecopyOptions extends MigrationOptions {
 const POLL_LIMIT = 1024;
 /** How long the host polls for hints before it asks to be notified instead: a kick costs the guest an exit. */
 const SPIN_MS = 1;
+/** Rounds that came to so much of the cap were held up by it, and tell nothing of the link. */
+const HELD_UP_BY_CAP = 0.9;
 /** Assumed before anything was measured: a 10 Gbit/s link. */
 const ASSUMED_BYTES_PER_MS = 1_250_000;
 /** A round with fewer bytes says nothing about the rate, and as few pages written again nothing about reports. */
@@ -148,6 +152,8 @@ export class PrecopySource {
   /** By the guest's own stamps, ms since the epoch. */
   guestStoppedAt: number = Number.NaN;
   guestStartedAt: number = Number.NaN;
+  /** The largest share of the time for which the guest was kept from running. */
+  highestThrottle = 0;
 
   readonly #vm: SourceVm;
   readonly #channel: SourceChannel;
@@ -155,7 +161,7 @@ export class PrecopySource {
   readonly #device: HintDevice | undefined;
   readonly #cursor: SendCursor;
   readonly #pacer: Pacer;
-  #convergence: Convergence;
+  readonly #convergence: Convergence;
   /** The run in hand: claimed, and what of it is not sent yet. */
   readonly #run: PageRun = { pfn: 0, pageCount: 0 };
   readonly #fillRun: PageRun = { pfn: 0, pageCount: 0 };
@@ -189,8 +195,19 @@ export class PrecopySource {
   /** Since when the channel has had no room. */
   #fullSince = Number.NaN;
   #measuredBytesPerMs = Number.NaN;
+  /** The share of the time for which the guest is kept from running now. */
+  #throttled = 0;
+  /** The device state that waits for the link to have room for it. */
+  #deviceState: Uint8Array | undefined;
 
+  /** Throws INVALID_ARGUMENT if the VM can't do what the options ask for. */
   constructor(vm: SourceVm, channel: SourceChannel, options: PrecopyOptions) {
+    if (options.onStall === 'throttle' && vm.throttle === undefined) {
+      throw new LacunaError(
+        'INVALID_ARGUMENT',
+        'onStall "throttle": this VM has no throttle(); give it one, or choose "switch" or "cancel"',
+      );
+    }
     this.#vm = vm;
     this.#channel = channel;
     this.#options = options;
@@ -251,14 +268,15 @@ export class PrecopySource {
     }
     this.#serveDevice(now);
     let message = this.#channel.poll();
-    if (message?.type === 'applied') {
+    // What comes behind an acknowledgement has rung already: it is not waited for again.
+    while (message?.type === 'applied') {
       if (!this.accounts.unacknowledged.applied(message.round) && this.canCancel) {
         return this.#fail(
           'PROTOCOL_VIOLATION',
           `the destination has applied round ${message.round}, of ${this.#sentSince().rounds} that were sent`,
         );
       }
-      message = undefined;
+      message = this.#channel.poll();
     }
     if (message !== undefined && !this.#listens) {
       return message.type === 'lost'
@@ -352,21 +370,27 @@ export class PrecopySource {
       this.accounts.dirtied = 0;
       this.accounts.sendAll();
     } else if (round > 0) {
-      const reason = this.#convergence.decide({
+      const outlook = {
         round,
         pendingPages: this.accounts.send.count(),
         unflushedBytes: this.#channel.unflushedBytes,
-        bytesPerMs: this.#bytesPerMs(),
-      });
-      if (reason !== undefined) {
-        this.switchover = reason;
-        this.#options.onEvent({ type: 'stopping', reason });
+        bytesPerMs: this.#switchoverBytesPerMs(),
+      };
+      const decision = this.#convergence.decide(outlook);
+      if (decision === 'cancel') {
+        this.#giveUp(Convergence.expectedDowntimeMs(outlook));
+        return;
+      } else if (decision !== undefined && decision !== 'throttle') {
+        this.switchover = decision;
+        this.#options.onEvent({ type: 'stopping', reason: decision });
+        this.#pacer.changeRate(this.#switchoverBytesPerSecond, now);
         this.#vm.requestPause();
         this.#deadline = now + this.#options.pauseTimeoutMs;
         this.phase = 'pausing';
         return;
       }
     }
+    this.#throttle(this.#convergence.throttle);
     const record = this.#beginRound(now, false);
     this.#options.onEvent({ type: 'round', round: record.round, pendingPages: record.pending });
     this.#openSession(now, record);
@@ -391,6 +415,7 @@ export class PrecopySource {
     this.rounds.push(record);
     this.#round = record;
     this.#cursor.restart();
+    this.#deviceState = undefined;
     this.#waitedMs = 0;
     return record;
   }
@@ -425,6 +450,30 @@ export class PrecopySource {
     return Number.isNaN(this.#measuredBytesPerMs)
       ? Math.min(ASSUMED_BYTES_PER_MS, this.#pacer.bytesPerMs)
       : Math.min(this.#measuredBytesPerMs, this.#pacer.bytesPerMs);
+  }
+
+  get #switchoverBytesPerSecond(): number {
+    return this.#options.switchoverBytesPerSecond ?? this.#options.bytesPerSecond;
+  }
+
+  /** What the last round will be sent at. */
+  #switchoverBytesPerMs(): number {
+    const rounds = this.#bytesPerMs();
+    const last = this.#switchoverBytesPerSecond / 1000;
+    const cap = this.#options.bytesPerSecond / 1000;
+    if (last <= cap || last === Number.POSITIVE_INFINITY || rounds < cap * HELD_UP_BY_CAP) {
+      return Math.min(rounds, last);
+    }
+    return last; // the rounds could have been as fast, for all that is known
+  }
+
+  #throttle(share: number): void {
+    if (share !== this.#throttled) {
+      this.#throttled = share;
+      this.highestThrottle = Math.max(this.highestThrottle, share);
+      this.#vm.throttle?.(share);
+      this.#options.onEvent({ type: 'throttled', share });
+    }
   }
 
   // ── hints ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -567,7 +616,7 @@ export class PrecopySource {
     }
     const blockedUntil = this.#blockedUntil(now);
     if (blockedUntil !== AGAIN) {
-      if (this.#fillMeanwhile(now)) {
+      if (this.#pacer.takesHeader(now) && this.#fillMeanwhile(now)) {
         return AGAIN;
       }
       return session === undefined || device === undefined || !this.#hintsToCome(session)
@@ -681,8 +730,8 @@ export class PrecopySource {
   }
 
   /**
-   * Sends the first frame's worth of the run in hand: its first pages that are alike. A run that mixes data and
-   * zeroes takes several steps, so that a channel is asked before each frame whether it has room.
+   * Sends the first frame's worth of the run in hand: its first pages that are alike, and of data no more than the link
+   * carries in some ms. The rest takes further steps, so that channel and link are asked before each frame for room.
    */
   #sendFrame(now: number): void {
     const run = this.#run;
@@ -699,6 +748,9 @@ export class PrecopySource {
       while (pages < pageCount && this.#kindOf(bytes, pages, pfn + pages, hasInflated) === kind) {
         pages += 1;
       }
+    }
+    if (kind === Kind.data) {
+      pages = this.#pacer.longestRun(pages);
     }
     run.pfn += pages;
     run.pageCount -= pages;
@@ -755,6 +807,7 @@ export class PrecopySource {
   #stepPausing(now: number): number {
     if (this.#vm.paused) {
       this.guestStoppedAt = this.#vm.stoppedAt;
+      this.#throttle(0); // not before: it is to stand still, not to catch up; it goes on there, or here, at full speed
       this.#vm.device?.freeze(); // nothing of the host's after the final drain (V14)
       this.#options.onEvent({ type: 'stopped' });
       this.phase = 'final-sync';
@@ -781,10 +834,21 @@ export class PrecopySource {
       this.#sendFrame(now);
       return AGAIN;
     }
-    this.#endRound(now);
-    const state = this.#vm.saveDeviceState();
+    let state = this.#deviceState;
+    if (state === undefined) {
+      this.#endRound(now);
+      state = this.#vm.saveDeviceState();
+      // It is one frame, of any length. So it is charged first, and goes when the link would have carried it.
+      this.#pacer.charge(FRAME_HEADER_BYTES + state.length, now);
+      const readyAt = this.#pacer.readyAt(now);
+      if (readyAt > now) {
+        this.#deviceState = state;
+        return readyAt;
+      }
+    }
+    this.#deviceState = undefined;
     this.#channel.deviceState(state);
-    this.#charge(FRAME_HEADER_BYTES + state.length, now);
+    this.transferredBytes += FRAME_HEADER_BYTES + state.length;
     this.#channel.finish();
     this.#charge(FRAME_HEADER_BYTES, now);
     this.#deadline = now + this.#options.readyTimeoutMs;
@@ -923,9 +987,11 @@ export class PrecopySource {
     if (this.phase === 'setup') {
       this.#begin(now);
     }
+    this.#throttle(0); // until there are rounds again
     this.#stopSending(now, 'lost');
     if (this.switchover !== undefined) {
       this.switchover = undefined;
+      this.#pacer.changeRate(this.#options.bytesPerSecond, now);
       this.#resume();
     }
     this.guestStoppedAt = Number.NaN;
@@ -964,7 +1030,7 @@ export class PrecopySource {
     }
     Object.assign(this.#sentBefore, this.sent);
     this.#roundsBefore = this.rounds.length;
-    this.#convergence = new Convergence(this.#options); // a round that was lost is neither progress nor a stall
+    this.#convergence.startAnew(); // a round that was lost is neither progress nor a stall
     this.phase = 'sync';
     this.#options.onEvent({ type: 'restored', kept });
     return AGAIN;
@@ -980,6 +1046,15 @@ export class PrecopySource {
 
   // ── endings ───────────────────────────────────────────────────────────────────────────────────────────────
 
+  #giveUp(downtimeMs: number): void {
+    this.#fail(
+      'NOT_CONVERGING',
+      `the guest writes as fast as the link carries: after ${this.rounds.length} rounds its downtime would be ` +
+        `${Math.ceil(downtimeMs)} ms, and ${this.#options.downtimeLimitMs} are allowed; it stays at the source. ` +
+        'Allow for more bandwidth or downtime, or throttle it',
+    );
+  }
+
   #fail(code: LacunaErrorCode, message: string): number {
     return this.#abort('failed', new LacunaError(code, message));
   }
@@ -993,9 +1068,13 @@ export class PrecopySource {
   /** I8: the guest runs here again, with everything that it lent for hints back (C13). */
   #abort(phase: 'cancelled' | 'failed', error: LacunaError): number {
     const now = this.#options.clock();
+    this.#throttle(0);
     this.#stopSending(now, 'cancelled');
-    this.#channel.cancel();
-    this.#resume();
+    try {
+      this.#channel.cancel();
+    } finally {
+      this.#resume(); // whatever becomes of the channel (I8)
+    }
     this.#vm.migrationEnds();
     this.error = error;
     this.endedAt = now;

@@ -39,6 +39,8 @@ export interface MigrationReport {
   readonly downtime: number | null;
   readonly 'setup-time': number;
   readonly switchover: SwitchoverReason | null;
+  /** The most that the guest was throttled, in percent of the time; 0: it was not. */
+  readonly 'cpu-throttle-percentage': number;
   readonly ram: {
     /** Bytes of all frames, headers included. */
     readonly transferred: number;
@@ -107,6 +109,7 @@ export function reportOf(source: PrecopySource, context: ReportContext): Migrati
     downtime: orNull(source.guestStartedAt - source.guestStoppedAt),
     'setup-time': orNull(source.setupDoneAt - source.startedAt) ?? totalMs,
     switchover: source.switchover ?? null,
+    'cpu-throttle-percentage': Math.round(source.highestThrottle * 100),
     ram: {
       transferred: source.transferredBytes,
       remaining: source.phase === 'completed' ? 0 : source.pendingPages * PAGE_SIZE,

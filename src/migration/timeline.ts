@@ -3,12 +3,16 @@ import type { MigrationEvent, PrecopySource } from './precopy.js';
 /** A moment of a migration: ms since its start, bytes of all frames so far, pages left out because of hints so far. */
 export type TimelineSample = readonly [ms: number, transferredBytes: number, skippedPages: number];
 
-/** Something that happened, ms since the migration's start; `id` of a hint session, `round` of a round. */
+/**
+ * Something that happened, ms since the migration's start; `id` of a hint session, `round` of a round, `share` of the
+ * time for which the guest is throttled.
+ */
 export interface TimelineEvent {
   readonly ms: number;
   readonly type: MigrationEvent['type'];
   readonly id?: number | undefined;
   readonly round?: number | undefined;
+  readonly share?: number | undefined;
 }
 
 /** Samples that are kept; beyond, every other one goes. */
@@ -40,6 +44,9 @@ export class Timeline {
         return;
       case 'round-end':
         this.events.push({ ms, type: event.type, round: event.record.round });
+        return;
+      case 'throttled':
+        this.events.push({ ms, type: event.type, share: event.share });
         return;
       case 'started':
       case 'lost':

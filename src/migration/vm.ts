@@ -64,6 +64,11 @@ export interface SourceVm {
   readonly stoppedAt: number;
   /** Lets it go on, or takes a request to pause back. */
   resume(): void;
+  /**
+   * Keeps the vCPU from running for a share of the time from now on: 0 (it runs freely), or more, below 1. It may hold
+   * the guest's work up, never its stopping, and is not part of what is migrated. Only called for `onStall: 'throttle'`.
+   */
+  throttle?(share: number): void;
   /** Set when the guest died by itself. */
   readonly failure: LacunaError | undefined;
   /** All state apart from RAM, opaque to the engine. Called while the guest is paused. */

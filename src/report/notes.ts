@@ -1,4 +1,4 @@
-import type { BenchReport, PlanReport } from './schema.js';
+import type { BenchReport, BenchRun, PlanReport } from './schema.js';
 import { machineLine } from './table.js';
 
 /** How settings read in the notes; a sweep varies one of them, which then is not there. */
@@ -27,13 +27,23 @@ export function notesOf({ plan, parts, machine, summary, runs }: BenchReport): s
   return [
     `median${n === '1' ? '' : ' (min–max)'} of n = ${n}` +
       `${shard === null ? '' : `, shard ${shard.index}/${shard.count}`}; ${noted.join(', ')}, ` +
-      `destination memory ${destination} beforehand; hint deadlines expired: ${expired}`,
+      `${settings['transport'] === undefined ? '' : `over ${settings['transport']} to another process, `}destination memory ${destination} beforehand; hint deadlines expired: ${expired}`,
     ...guestNotes(settings),
+    ...throttleNote(runs),
     ...(settings['zero-pages'] === undefined
       ? []
       : [`${settings['zero-pages']}: which pages are zero was not captured, so all of them hold data`]),
     ...new Set(machines.map(machineLine)),
   ];
+}
+
+function throttleNote(runs: readonly BenchRun[]): string[] {
+  const shares = runs.map((run) => run['cpu-throttle-percentage']).filter((percent) => percent > 0);
+  return shares.length === 0
+    ? []
+    : [
+        `guests throttled in ${shares.length} of ${runs.length} runs, up to ${Math.max(...shares)} % of the time`,
+      ];
 }
 
 /** How the guest differs from the one that is measured if nothing is said. */

@@ -9,7 +9,9 @@ import {
   type BenchReport,
   type BenchRun,
   MEASURE_NAMES,
+  SELF_CHECKS,
   type Shard,
+  TRANSPORTS,
 } from './schema.js';
 import { summarise } from './summary.js';
 
@@ -91,7 +93,7 @@ const run: z.ZodType<BenchRun> = z.looseObject({
   dialect: z.literal('command-register'),
   link: z.string(),
   linkBytesPerSecond: z.number().positive().nullable(),
-  transport: z.literal('memory'),
+  transport: z.enum(TRANSPORTS),
   destination: z.enum(['touched', 'untouched']),
   downtimeLimit: figure,
   seed: count,
@@ -101,6 +103,7 @@ const run: z.ZodType<BenchRun> = z.looseObject({
   downtime: z.number().nullable(),
   'setup-time': figure,
   switchover: z.enum(SWITCHOVER_REASONS).nullable(),
+  'cpu-throttle-percentage': figure.default(0), // reports of before there was any throttling
   ram: z.looseObject({
     transferred: count,
     remaining: count,
@@ -162,6 +165,7 @@ const run: z.ZodType<BenchRun> = z.looseObject({
         type: z.string().transform((type) => type as TimelineEvent['type']),
         id: count.optional(),
         round: count.optional(),
+        share: z.number().optional(),
       }),
     ),
     samples: z.array(z.tuple([z.number(), z.number(), z.number()])),
@@ -182,7 +186,7 @@ const run: z.ZodType<BenchRun> = z.looseObject({
     pagesCompared: count,
     pagesDifferent: count,
     pagesLeftBehind: count,
-    guestSelfCheck: z.enum(['passed', 'failed']),
+    guestSelfCheck: z.enum(SELF_CHECKS),
   }),
 });
 

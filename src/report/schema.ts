@@ -9,6 +9,16 @@ export const BASELINES = ['none', 'zero', 'hints', 'both'] as const;
 /** A baseline's name: see {@link BenchReport}'s runs. */
 export type Baseline = (typeof BASELINES)[number];
 
+/** What a guest travelled by: within a process, or between two over a connection. */
+export const TRANSPORTS = ['memory', 'tcp', 'tls'] as const;
+export type Transport = (typeof TRANSPORTS)[number];
+
+/**
+ * What a guest found when it looked at all of its memory where it runs; `unseen`: it runs in a process that reports on it
+ * itself.
+ */
+export const SELF_CHECKS = ['passed', 'failed', 'unseen'] as const;
+
 /** One migration of a benchmark. Times in ms, sizes in bytes, rates in bytes a second. */
 export interface RunReport extends MigrationReport {
   readonly guest: string;
@@ -32,7 +42,7 @@ export interface RunReport extends MigrationReport {
   readonly link: string;
   /** null: unlimited. */
   readonly linkBytesPerSecond: number | null;
-  readonly transport: 'memory';
+  readonly transport: Transport;
   /** Whether the destination's memory had been touched before. */
   readonly destination: 'touched' | 'untouched';
   readonly downtimeLimit: number;
@@ -67,7 +77,7 @@ export interface RunReport extends MigrationReport {
     readonly pagesDifferent: number;
     /** Pages that were free, were not sent, and are zero (or poison) at the destination and something else at the source. */
     readonly pagesLeftBehind: number;
-    readonly guestSelfCheck: 'passed' | 'failed';
+    readonly guestSelfCheck: (typeof SELF_CHECKS)[number];
   };
 }
 
@@ -133,7 +143,8 @@ export interface SummaryRow {
   /** Time over (bytes sent / rate of the link); null on an unlimited link. */
   readonly overLink: number | null;
   readonly deadlinesExpired: number;
-  readonly verified: boolean;
+  /** Whether nothing was lost in any of them; null: that is for others to see. */
+  readonly verified: boolean | null;
 }
 
 /** The machine that the figures were measured on. */

@@ -25,9 +25,19 @@ export function isVerified(run: RunReport): boolean {
   return run.verified.pagesDifferent === 0 && run.verified.guestSelfCheck === 'passed';
 }
 
-/** Whether a run completed, and lost nothing. */
+/** Whether a run completed, and is not known to have lost anything: the guest may be checked where it runs now. */
 export function isGood(run: RunReport): boolean {
-  return isVerified(run) && run.status === 'completed';
+  return run.status === 'completed' && (isVerified(run) || isUnseen(run));
+}
+
+/** Whether it is for the process to which the guest has gone to say how it arrived. */
+function isUnseen(run: RunReport): boolean {
+  return run.verified.pagesDifferent === 0 && run.verified.guestSelfCheck === 'unseen';
+}
+
+function verdictOf(runs: readonly RunReport[]): boolean | null {
+  const seen = runs.filter((run) => !isUnseen(run));
+  return seen.length < runs.length && seen.every(isVerified) ? null : seen.every(isVerified);
 }
 
 /** From the request to the stop sign of a run's first report, ms; NaN where there was none, or it did not end. */
@@ -100,7 +110,7 @@ function rowOf(group: readonly BenchRun[], all: readonly BenchRun[]): SummaryRow
         ? null
         : spreadOf(group.map((run) => run['total-time'] / ((run.ram.transferred / rate) * 1000))).median,
     deadlinesExpired: group.reduce((sum, run) => sum + run.hints.deadlinesExpired, 0),
-    verified: group.every(isVerified),
+    verified: verdictOf(group),
   };
 }
 

@@ -22,6 +22,11 @@ export function formatSpread(spread: Spread, n: number, format: (value: number) 
   return n === 1 ? median : `${median} ${pc.dim(`(${format(spread.min)}–${format(spread.max)})`)}`;
 }
 
+/** "there": it is for the process to which the guest has gone to say. */
+function verdictCell(verified: boolean | null): string {
+  return verified === null ? pc.dim('there') : verified ? pc.green('yes') : pc.red('NO');
+}
+
 /** The table at the end of a benchmark: a row for each guest and baseline. */
 export function summaryTable(rows: readonly SummaryRow[]): string {
   const table = new Table({
@@ -53,7 +58,7 @@ export function summaryTable(rows: readonly SummaryRow[]): string {
       formatMib(row.transferred.median),
       hinted ? formatMib(row.skippedPages.median * PAGE_SIZE) : '',
       hinted ? String(row.sentInVain.median) : '',
-      row.verified ? pc.green('yes') : pc.red('NO'),
+      verdictCell(row.verified),
     ]);
     last = row.guest;
   }

@@ -1,5 +1,7 @@
 import { LacunaError, messageOf } from '../errors.js';
 import type { GuestTrace } from '../guest/trace.js';
+import { decodeRegisters } from '../guest/vcpu.js';
+import type { WorkloadSpec } from '../guest/workload.js';
 import { EventWord, VCPU_STATE, VcpuRequest, VcpuState } from '../memory/control-buffer.js';
 import type { SharedGuestMemory } from '../memory/guest-memory.js';
 import type { MemoryPool } from '../memory/memory-pool.js';
@@ -9,7 +11,7 @@ import { atomicMapper } from '../memory/shared-words.js';
 import { macrotask, wakeOrTimeout } from '../migration/migrate.js';
 import { Receiver } from '../migration/receiver.js';
 import type { DestinationVm } from '../migration/vm.js';
-import type { Admission, MigrationOffer } from '../transport/network/incoming-migration.js';
+import type { Admission, MigrationOffer, ReceivedTotals } from '../transport/network/incoming-migration.js';
 import {
   type ListenOptions,
   listenForMigrations,
@@ -21,8 +23,9 @@ import {
   type NetworkChannel,
 } from '../transport/network/network-channel.js';
 import type { DestinationMessage, FrameSink, PageCounts } from '../wire/channel.js';
+import { type ArrivalPlace, parseDeviceState, prepareDeviceState } from './device-state.js';
 import { loadIntoControl, START_TIMEOUT_MS } from './worker-destination.js';
-import { checkDeviceState, type HostingOptions, WorkerGuest } from './worker-guest.js';
+import { type HostingOptions, WorkerGuest } from './worker-guest.js';
 
 /** What `guest` says in the hello of a built-in guest. */
 const KIND = 'lacuna-worker';
@@ -33,6 +36,8 @@ export interface Arrival {
   readonly offer: MigrationOffer;
   /** ms since the epoch. */
   readonly startedAt: number;
+  /** What it does. */
+  readonly workload: WorkloadSpec;
 }
 
 /** Where built-in guests are received, and what becomes of them. */
@@ -43,6 +48,8 @@ export interface ReceiveOptions extends Omit<ListenOptions, 'admit'>, Omit<Hosti
   readonly traceOf?: (name: string) => GuestTrace | undefined;
   /** Guests stop again at their first safe point, for whoever wants to compare. */
   readonly holdAtStart?: boolean;
+  /** An offer was accepted; `received` says from now on what has come. */
+  readonly onAdmitted?: (offer: MigrationOffer, received: () => ReceivedTotals) => void;
   /** The guest runs here, and its source knows: it is the caller's from here on, memory included. */
   readonly onRunning: (arrival: Arrival) => void;
 }
@@ -51,7 +58,11 @@ export interface ReceiveOptions extends Omit<ListenOptions, 'admit'>, Omit<Hosti
 export function receiveGuests(options: ReceiveOptions): Promise<MigrationListener> {
   return listenForMigrations({
     ...options,
-    admit: (offer, reply, applied) => admitGuest(options, offer, reply, applied),
+    admit: async (offer, reply, applied, received) => {
+      const admission = await admitGuest(options, offer, reply, applied);
+      options.onAdmitted?.(offer, received);
+      return admission;
+    },
   });
 }
 
@@ -61,12 +72,12 @@ export function connectGuest(
   options: Omit<ConnectOptions, 'memory' | 'event' | 'guest'>,
 ): Promise<NetworkChannel> {
   const { memory, event, trace } = guest;
-  return connectMigration({
-    ...options,
-    memory,
-    event,
-    guest: JSON.stringify({ kind: KIND, ...(trace === undefined ? {} : { trace: trace.name }) }),
-  });
+  return connectMigration({ ...options, memory, event, guest: describeGuest(trace) });
+}
+
+/** What a destination has to know of a built-in guest (`ConnectOptions.guest`), before there is one. */
+export function describeGuest(trace: GuestTrace | undefined): string {
+  return JSON.stringify({ kind: KIND, ...(trace === undefined ? {} : { trace: trace.name }) });
 }
 
 async function admitGuest(
@@ -98,7 +109,7 @@ async function admitGuest(
       if (outcome === 'voided') {
         return leave();
       }
-      options.onRunning({ guest, offer, startedAt: vm.start() });
+      options.onRunning({ guest, offer, startedAt: vm.start(), workload: vm.workload() });
       return undefined;
     },
   };
@@ -164,12 +175,22 @@ class ArrivingGuest implements DestinationVm {
     this.memory = guest.memory;
     this.#guest = guest;
     this.#holdAtStart = holdAtStart;
+    prepareDeviceState(); // while there is time: a guest that arrives stands still
   }
 
   loadDeviceState(bytes: Uint8Array): void {
-    checkDeviceState(bytes, this.memory.layout);
-    loadIntoControl(this.#guest.control, bytes);
+    loadIntoControl(this.#guest.control, bytes, this.#place);
     this.#state = bytes;
+  }
+
+  /** What a guest that has arrived does. */
+  workload(): WorkloadSpec {
+    const { vcpu } = parseDeviceState(this.#state, this.#place);
+    return decodeRegisters(new TextEncoder().encode(vcpu)).config.workload;
+  }
+
+  get #place(): ArrivalPlace {
+    return { layout: this.memory.layout, trace: this.#guest.trace };
   }
 
   /**

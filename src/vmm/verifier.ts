@@ -30,7 +30,7 @@ export interface CompareTask {
 }
 
 /** Pages that one task compares: 64 MiB. */
-const TASK_PAGES = 16_384;
+export const TASK_PAGES = 16_384;
 
 /**
  * Compares every page of two guests in a pool of threads: short, independent pieces of work, which is what a pool
@@ -67,19 +67,23 @@ export class Verifier {
         );
       }
     }
-    const results = await Promise.all(tasks);
-    return {
-      pagesCompared: sum(results, ({ compared }) => compared),
-      pagesDifferent: sum(results, ({ different }) => different),
-      firstDifferentPfn: results.find(({ different }) => different > 0)?.firstDifferentPfn ?? -1,
-      pagesLeftBehind: sum(results, ({ leftBehind }) => leftBehind),
-    };
+    return verificationOf(await Promise.all(tasks));
   }
 
   /** Ends its threads. */
   async close(): Promise<void> {
     await this.#pool.close();
   }
+}
+
+/** What the shares of a verification come to; they are in the order of their pages. */
+export function verificationOf(results: readonly Comparison[]): Verification {
+  return {
+    pagesCompared: sum(results, ({ compared }) => compared),
+    pagesDifferent: sum(results, ({ different }) => different),
+    firstDifferentPfn: results.find(({ different }) => different > 0)?.firstDifferentPfn ?? -1,
+    pagesLeftBehind: sum(results, ({ leftBehind }) => leftBehind),
+  };
 }
 
 function sum(results: readonly Comparison[], of: (result: Comparison) => number): number {

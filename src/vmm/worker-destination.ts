@@ -1,13 +1,15 @@
 import { hostRegisters } from '../balloon/future-registers.js';
 import { LacunaError } from '../errors.js';
+import type { GuestTrace } from '../guest/trace.js';
 import { ControlBuffer, EventWord, VCPU_STATE, VcpuRequest, VcpuState } from '../memory/control-buffer.js';
 import { SharedGuestMemory } from '../memory/guest-memory.js';
 import { type RamBlock, RamLayout } from '../memory/ram-layout.js';
 import { atomicMapper } from '../memory/shared-words.js';
 import type { DestinationVm } from '../migration/vm.js';
 import { MemoryChannel } from '../transport/memory.js';
+import { type ArrivalPlace, parseDeviceState, prepareDeviceState } from './device-state.js';
 import { newThreads, type Thread } from './threads.js';
-import { type HostingOptions, parseDeviceState, WorkerGuest } from './worker-guest.js';
+import { type HostingOptions, WorkerGuest } from './worker-guest.js';
 
 /** What a destination can be made to refuse: the device state, or to start the guest. */
 export const REFUSALS = ['device-state', 'start'] as const;
@@ -32,6 +34,7 @@ export interface DestinationThreadData {
   readonly control: SharedArrayBuffer;
   readonly event: SharedArrayBuffer;
   readonly channel: SharedArrayBuffer;
+  readonly trace: GuestTrace | undefined;
   readonly holdAtStart: boolean;
   readonly refuses: Refusal | undefined;
 }
@@ -73,8 +76,8 @@ export function receivingVm(data: DestinationThreadData): DestinationVm {
 }
 
 /** Puts a device state where the guest's thread will look for it. Throws DEVICE_STATE_INVALID. */
-export function loadIntoControl(control: ControlBuffer, bytes: Uint8Array): void {
-  const state = parseDeviceState(bytes);
+export function loadIntoControl(control: ControlBuffer, bytes: Uint8Array, place: ArrivalPlace): void {
+  const state = parseDeviceState(bytes, place);
   const { registers } = state.device;
   hostRegisters(control, registers.offered?.requests).restore(registers);
   if (!control.writeState(new TextEncoder().encode(state.vcpu))) {
@@ -89,16 +92,19 @@ export function loadIntoControl(control: ControlBuffer, bytes: Uint8Array): void
 class ReceivedGuest implements DestinationVm {
   readonly memory: SharedGuestMemory;
   readonly #control: ControlBuffer;
+  readonly #place: ArrivalPlace;
   readonly #holdAtStart: boolean;
 
   constructor(data: DestinationThreadData) {
     this.memory = new SharedGuestMemory(new RamLayout(data.blocks), data.buffers);
     this.#control = new ControlBuffer(atomicMapper, data.control, new EventWord(atomicMapper, data.event));
+    prepareDeviceState(); // while there is time: a guest that arrives stands still
+    this.#place = { layout: this.memory.layout, trace: data.trace };
     this.#holdAtStart = data.holdAtStart;
   }
 
   loadDeviceState(bytes: Uint8Array): void {
-    loadIntoControl(this.#control, bytes);
+    loadIntoControl(this.#control, bytes, this.#place);
   }
 
   start(): number {
@@ -151,6 +157,7 @@ export class WorkerDestination {
       control: guest.control.buffer as SharedArrayBuffer,
       event: event.buffer,
       channel: channel.buffer,
+      trace: guest.trace,
       holdAtStart: options.holdAtStart ?? false,
       refuses: options.refuses,
     };

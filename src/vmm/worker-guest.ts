@@ -1,8 +1,8 @@
 import { CommandDevice, type CommandDeviceState } from '../balloon/command-device.js';
 import { type ExitTable, readExits } from '../balloon/exits.js';
 import { HintState } from '../balloon/hint-session.js';
-import { REQUEST_DESIGNS, type RequestInterface } from '../balloon/request-interface.js';
-import { LacunaError, messageOf } from '../errors.js';
+import type { RequestInterface } from '../balloon/request-interface.js';
+import { LacunaError } from '../errors.js';
 import { type FreeMemoryMode, findMetadataPlace, type GuestImage } from '../guest/image.js';
 import { type GuestConfig, mapDirtyLog, type ReportMode, type SelfCheck } from '../guest/runtime.js';
 import type { GuestTrace } from '../guest/trace.js';
@@ -20,7 +20,6 @@ import {
   FREE_PAGES,
   PAGES_DROPPED,
   PAGES_WRITTEN,
-  QUEUE_COUNT,
   RANGES_DROPPED,
   RANGES_REPORTED,
   REPLAY_MS,
@@ -38,7 +37,7 @@ import { atomicMapper } from '../memory/shared-words.js';
 import { WriteOracle } from '../memory/write-oracle.js';
 import { macrotask, wakeOrTimeout } from '../migration/migrate.js';
 import type { SourceVm } from '../migration/vm.js';
-import { MOST_FUTURE_FEATURES } from '../spec/command-register.js';
+import { parseDeviceState, type SavedState, STATE_VERSION } from './device-state.js';
 import { newThreads, type Thread, type ThreadSource } from './threads.js';
 
 /** How a guest is hosted, whether it is booted here or arrives. */
@@ -96,57 +95,6 @@ export interface GuestThreadData {
   readonly trace: GuestTrace | undefined;
   /** What a new guest is made of; undefined for one that arrives. */
   readonly boot: { image: GuestImage; config: GuestConfig; freeMemory: FreeMemoryMode } | undefined;
-}
-
-/** Of {@link SavedState}. */
-const STATE_VERSION = 1;
-
-/** Device state on its way: everything of the guest but its RAM. */
-interface SavedState {
-  readonly version: number;
-  readonly device: CommandDeviceState;
-  /** Runs of pages in the balloon: pfn, count, pfn, count, … */
-  readonly inflated: readonly number[];
-  readonly vcpu: string;
-}
-
-/** Reads a device state. Throws DEVICE_STATE_INVALID. */
-export function parseDeviceState(bytes: Uint8Array): SavedState {
-  try {
-    const state = JSON.parse(new TextDecoder().decode(bytes)) as SavedState;
-    if (state.version !== STATE_VERSION) {
-      throw new RangeError(`version ${state.version}`);
-    }
-    return state;
-  } catch (cause) {
-    throw new LacunaError('DEVICE_STATE_INVALID', `the device state can't be read: ${messageOf(cause)}`, {
-      cause,
-    });
-  }
-}
-
-/**
- * Looks at a device state that somebody else has made, as far as a host relies on it: what a guest may do to its device
- * anyway is found out when it does. Throws DEVICE_STATE_INVALID.
- */
-export function checkDeviceState(bytes: Uint8Array, { pfnSpan }: RamLayout): void {
-  const { device, inflated, vcpu } = parseDeviceState(bytes) as Partial<SavedState>;
-  const offered = device?.registers?.offered;
-  const isList = (list: unknown, most: number): boolean => Array.isArray(list) && list.length <= most;
-  const isRight =
-    typeof vcpu === 'string' &&
-    Array.isArray(inflated) &&
-    inflated.every((part) => Number.isInteger(part) && part >= 0) &&
-    inflated.every((part, i) => i % 2 === 0 || part + (inflated[i - 1] as number) <= pfnSpan) &&
-    isList(device?.queues, QUEUE_COUNT) &&
-    isList(device?.registers?.queues, QUEUE_COUNT) &&
-    (offered === undefined ||
-      (REQUEST_DESIGNS.includes(offered.requests.design) &&
-        offered.requests.futureFeatures <= MOST_FUTURE_FEATURES &&
-        isList(offered.futureRegisters, MOST_FUTURE_FEATURES)));
-  if (!isRight) {
-    throw new LacunaError('DEVICE_STATE_INVALID', 'the device state is not one of this guest');
-  }
 }
 
 /** Counters that the guest shows to its host. */
@@ -275,9 +223,9 @@ export class WorkerGuest implements SourceVm {
     return this.#thread.up;
   }
 
-  /** The guest has arrived and runs: from here on this host serves its device. */
+  /** The guest has arrived and runs: from here on this host serves its device. Throws DEVICE_STATE_INVALID. */
   adopt(state: Uint8Array): void {
-    const { device, inflated } = parseDeviceState(state);
+    const { device, inflated } = parseDeviceState(state, { layout: this.memory.layout, trace: this.trace });
     for (let i = 0; i + 1 < inflated.length; i += 2) {
       this.#inflated.setRange(inflated[i]!, inflated[i + 1]!);
     }
@@ -332,6 +280,11 @@ export class WorkerGuest implements SourceVm {
 
   resume(): void {
     this.control.request(VcpuRequest.run);
+  }
+
+  /** The share, to a thousandth, is of its thread's time; see `guest/throttle.ts`. */
+  throttle(share: number): void {
+    this.control.throttle = share;
   }
 
   get failure(): LacunaError | undefined {

@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { BenchReport } from '../../dist/src/index.js';
-import { type CliOptions, type CliResult, runCli } from '../support/cli.js';
+import { type CliOptions, type CliResult, runCli, runHere } from '../support/cli.js';
 import { busyTrace } from '../support/made-up-trace.js';
 
 const BUILD_2G = resolve('bench/guests/build-2g');
@@ -117,7 +117,7 @@ it.each([
   [['bench', '--no-such-option'], /unknown option/],
   [['no-such-command'], /unknown command/],
 ])('wrong usage %j ends with exit code 2 and says what to do', async (args, message) => {
-  const { code, stdout, stderr } = await lacuna(args);
+  const { code, stdout, stderr } = await runHere(folder, args);
   expect(stderr).toMatch(message);
   expect(stdout).toBe('');
   expect(code).toBe(2);
@@ -149,7 +149,7 @@ it.each([
   const capture = join(folder, 'capture');
   cpSync(BUILD_2G, capture, { recursive: true });
   damage(capture);
-  const { code, stderr } = await lacuna(['bench', '--guest', './capture']);
+  const { code, stderr } = await runHere(folder, ['bench', '--guest', './capture']);
   expect(stderr).toMatch(message);
   expect(code).toBe(2);
 });
@@ -201,8 +201,48 @@ it.each([
   const trace = join(folder, 'trace');
   cpSync(resolve('bench/guests/trace-build-2g'), trace, { recursive: true });
   damage(trace);
-  const { code, stderr } = await lacuna(['bench', '--guest', './trace']);
+  const { code, stderr } = await runHere(folder, ['bench', '--guest', './trace']);
   expect(stderr).toMatch(message);
+  expect(code).toBe(2);
+});
+
+it.each(['tcp', 'tls'])(
+  'moves a guest to another process over %s, and compares every page',
+  async (transport) => {
+    const args = [
+      'bench',
+      '--memory',
+      '16MiB',
+      '--runs',
+      '1',
+      '--baseline',
+      'both',
+      '--transport',
+      transport,
+    ];
+    const { code, stdout, stderr } = await lacuna([...args, '--link', 'unlimited', '--free-memory', 'data']);
+    expect(stderr).toMatch(/1\/1 synthetic-16m both: completed in .*, verified/);
+    expect(code).toBe(0);
+    expect(stdout).toContain(`over ${transport} to another process`);
+    const { runs, plan } = readReport();
+    expect(plan.settings).toMatchObject({ transport });
+    expect(runs).toHaveLength(1);
+    const [run] = runs;
+    expect(run).toMatchObject({
+      transport,
+      verified: { pagesCompared: 4096, pagesDifferent: 0, guestSelfCheck: 'passed' },
+    });
+    // What was skipped, and held data, is zero there.
+    expect(run!.ram.skipped).toBeGreaterThan(1000);
+    expect(run!.verified.pagesLeftBehind).toBe(run!.ram.skipped);
+    expect(run!.cpu.destination).toBeGreaterThan(0);
+  },
+);
+
+it('a guest whose memory is not all there is for this process alone', async () => {
+  const args = ['bench', '--guest', 'build-2g', '--grow-to', '4GiB', '--transport', 'tcp', '--runs', '1'];
+  const { code, stderr } = await runHere(folder, args);
+  expect(stderr).toMatch(/use --transport memory/);
   expect(code).toBe(2);
 });
 

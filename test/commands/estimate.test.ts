@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { loadCapture } from '../../dist/src/cli/captures.js';
 import type { EstimateReport } from '../../dist/src/cli/estimate/report.js';
-import { type CliResult, runCli } from '../support/cli.js';
+import { type CliResult, runCli, runHere } from '../support/cli.js';
 
 let folder: string;
 
@@ -130,7 +130,7 @@ it.each([
   [['capture', 'odd', '--proc', '.'], /can't be written/],
 ])('%j ends with exit code 2 and says what to do', async (args, message) => {
   writeFileSync(join(folder, 'odd'), new Uint8Array(13));
-  const { code, stderr } = await lacuna(args);
+  const { code, stderr } = await runHere(folder, args);
   expect(stderr).toMatch(message);
   expect(code).toBe(2);
 });

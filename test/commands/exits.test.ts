@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { ExitsReport, ExitsRun } from '../../dist/src/cli/exits/report.js';
-import { type CliOptions, type CliResult, runCli } from '../support/cli.js';
+import { type CliOptions, type CliResult, runCli, runHere } from '../support/cli.js';
 
 let folder: string;
 
@@ -107,7 +107,7 @@ it.each([
   [['--requests', '0'], /whole number/i],
   [['--mix', 'mail', '--features', '1'], /needs? .*2 features/],
 ])('%j is refused with exit code 2', async (args, message) => {
-  const { code, stderr } = await exits(args);
+  const { code, stderr } = await runHere(folder, ['exits', ...args]);
   expect(stderr).toMatch(message);
   expect(code).toBe(2);
 });

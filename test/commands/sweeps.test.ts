@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { BenchReport } from '../../dist/src/index.js';
-import { CLI, type CliOptions, type CliResult, runCli, runProcess } from '../support/cli.js';
+import { CLI, type CliOptions, type CliResult, runCli, runHere, runProcess } from '../support/cli.js';
 import { planRequest, reportFor } from '../support/reports.js';
 
 /** Generous: a slow machine fails nothing here. */
@@ -168,7 +168,7 @@ it.each([
   [['--shard', '0/4'], /from 1: 1\/4/],
   [['--shard', '5/4'], /from 1: 1\/4/],
 ])('wrong usage of bench %j ends with exit code 2 and says what to do', async (args, message) => {
-  const { code, stdout, stderr } = await lacuna(['bench', ...args, '--dry-run']);
+  const { code, stdout, stderr } = await runHere(folder, ['bench', ...args, '--dry-run']);
   expect(stderr).toMatch(message);
   expect(stdout).toBe('');
   expect(code).toBe(2);
@@ -203,7 +203,7 @@ describe('lacuna report', () => {
     [['show', 'cut.json'], /cut\.json is no report/],
     [['mend'], /unknown command/],
   ])('wrong usage %j ends with exit code 2 and says what to do', async (args, message) => {
-    const { code, stderr } = await lacuna(['report', ...args]);
+    const { code, stderr } = await runHere(folder, ['report', ...args]);
     expect(stderr).toMatch(message);
     expect(code).toBe(2);
   });

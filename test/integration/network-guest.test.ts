@@ -4,8 +4,10 @@ import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
   type Arrival,
+  atomicMapper,
   connectGuest,
   connectMigration,
+  EventWord,
   type ListenerEvent,
   MemoryPool,
   type MigrateRequest,
@@ -18,6 +20,9 @@ import {
   type TlsSettings,
   type WorkerGuest,
 } from '../../dist/src/index.js';
+import { ControlBuffer } from '../../dist/src/memory/control-buffer.js';
+import { newThreads, type ThreadSource } from '../../dist/src/vmm/threads.js';
+import type { GuestThreadData } from '../../dist/src/vmm/worker-guest.js';
 import { Bench } from '../support/guests.js';
 import { CuttableNetwork, Ends, until } from '../support/network.js';
 import { certificateOf, sharedKey } from '../support/tls-settings.js';
@@ -249,23 +254,19 @@ describe('a guest that can not be received', () => {
   });
 
   it('because its thread does not start it is not started', async () => {
-    const there = await host();
+    let control: SharedArrayBuffer | undefined;
+    const threads: ThreadSource = {
+      start: (name, work, onEnd) => {
+        control = (work as GuestThreadData).control;
+        return newThreads.start(name, work, onEnd);
+      },
+    };
+    const there = await host({ threads });
     const guest = await bench.guest({ workload: { kind: 'halt' } });
     const channel = await channelTo(guest, there.listener.port);
-    const vcpu = JSON.stringify({ version: 77, registers: {} });
-    const registers = {
-      cmdReg: 0,
-      cmdId: 0,
-      numPages: 0,
-      actual: 0,
-      status: 0,
-      features: 0,
-      poisonVal: 0,
-      queues: [],
-    };
-    const device = { queues: [], nextId: 2, eventIdx: true, registers };
+    await guest.pause();
     channel.roundEnd(1);
-    channel.deviceState(new TextEncoder().encode(JSON.stringify({ version: 1, vcpu, inflated: [], device })));
+    channel.deviceState(guest.saveDeviceState());
     channel.finish();
     let message = channel.poll();
     const answer = async (type: string): Promise<void> =>
@@ -274,10 +275,14 @@ describe('a guest that can not be received', () => {
         return message?.type === type;
       }, type);
     await answer('ready');
+    // Behind the back of the host, which has looked at the state: there is none that it takes and a thread does not.
+    const spoilt = new ControlBuffer(atomicMapper, control!, new EventWord(atomicMapper));
+    spoilt.writeState(new TextEncoder().encode(JSON.stringify({ version: 77, registers: {} })));
     channel.commit();
     await answer('not-started');
     expect(message).toMatchObject({ reason: expect.stringMatching(/version 77|did not start/) });
     expect(there.arrivals).toEqual([]);
+    guest.resume();
     const next = await channelTo(guest, there.listener.port);
     expect((await move(guest, next)).phase).toBe('completed');
     await expectArrived(guest, there);

@@ -101,6 +101,12 @@ describe('a migration', () => {
     expect([...destination.guests[0]!.memory.pages(33, 1).subarray(0, 4)]).toEqual([4, 3, 2, 1]);
   });
 
+  it('waits for a destination that takes a while to find memory, and hears meanwhile that it lives', async () => {
+    const destination = await listen({ timeouts: { silenceMs: 300 } });
+    destination.admissionMs = 1000;
+    await move(destination, destination.port, { silenceMs: 300 });
+  });
+
   it('cuts runs that are longer than the destination takes', async () => {
     const destination = await listen();
     const source = await connect(destination.port);

@@ -430,6 +430,27 @@ export const MUTANTS: readonly Mutant[] = [
     explorer('test/explorer/sleepers.test.ts', 'no frame .4'),
   ),
   mutant(
+    'a stream sleeps without a second look',
+    'the thread of a stream says that it waits and does not look again: the frame that was put there in between is not rung for',
+    'src/transport/network/stream-ring.ts',
+    {
+      find: '      if (words.load(WRITE_INDEX) === this.#readIndex) {\n        return false;\n      }\n    }',
+      replace: '      return false;\n    }',
+    },
+    explorer('test/explorer/sleepers.test.ts', 'waits for it .2'),
+  ),
+  mutant(
+    'room on a stream is not told',
+    'the thread of a stream looks for a source that waits before it makes room: one that has just looked for it in vain sleeps',
+    'src/transport/network/stream-ring.ts',
+    {
+      find: '    words.store(FLUSHED_BYTES, this.#flushedBytes);\n',
+      replace:
+        '    if (words.load(SOURCE_WAITING) === 0) {\n      words.store(FLUSHED_BYTES, this.#flushedBytes);\n      return;\n    }\n    words.store(FLUSHED_BYTES, this.#flushedBytes);\n',
+    },
+    explorer('test/explorer/sleepers.test.ts', 'waits for it .2'),
+  ),
+  mutant(
     'a poisoned page is filled with zeroes',
     'the guest finds zeroes in a free page where it left its poison, and takes that for a stray write (P5)',
     PRECOPY,
@@ -506,5 +527,32 @@ export const MUTANTS: readonly Mutant[] = [
     'src/migration/receiver.ts',
     { find: "this.state === 'discarded' && this.#wasReady", replace: "this.state === 'discarded'" },
     unit('test/unit/migration/receiver.test.ts', 'one that was never ready'),
+  ),
+  mutant(
+    'the throttle outlives the migration',
+    'it was called off, and the guest goes on at a fraction of its speed for ever (I8)',
+    PRECOPY,
+    {
+      find: "    this.#throttle(0);\n    this.#stopSending(now, 'cancelled');",
+      replace: "    this.#stopSending(now, 'cancelled');",
+    },
+    unit('test/unit/migration/auto-converge.test.ts', 'by a cancel in the midst of a round'),
+  ),
+  mutant(
+    'the last round is paced like the others',
+    'the cap for the switchover is in force for the calculation only',
+    PRECOPY,
+    { find: '        this.#pacer.changeRate(this.#switchoverBytesPerSecond, now);\n', replace: '' },
+    unit('test/property/bandwidth.test.ts', 'sends the last round at the rate of the switchover'),
+  ),
+  mutant(
+    'a stalled guest is stopped at once',
+    'at whatever point of its oscillation that is: its downtime is several times of what it need be',
+    'src/migration/convergence.ts',
+    {
+      find: "    return pendingPages <= Math.min(...this.#recent) * NEAR_MINIMUM ? 'stalled' : undefined;",
+      replace: "    return 'stalled';",
+    },
+    unit('test/unit/migration/convergence.test.ts', 'is not fooled by an oscillation'),
   ),
 ];

@@ -1,7 +1,12 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { Convergence, type RoundOutlook, type SwitchoverReason } from '../../src/migration/convergence.js';
-import { naiveDecision } from '../support/naive-convergence.js';
+import {
+  Convergence,
+  type ConvergenceDecision,
+  type RoundOutlook,
+  STALL_ACTIONS,
+} from '../../src/migration/convergence.js';
+import { naiveDecisions } from '../support/naive-convergence.js';
 
 const TIME_LIMIT_MS = 2000;
 
@@ -10,6 +15,10 @@ const someOptions = fc.record({
   downtimeLimitMs: fc.nat(64),
   maxRounds: fc.oneof(fc.integer({ min: 1, max: 6 }), fc.integer({ min: 20, max: 60 })),
   stallRounds: fc.integer({ min: 1, max: 5 }),
+  onStall: fc.constantFrom(...STALL_ACTIONS),
+  throttleInitial: fc.constantFrom(0.01, 0.1, 0.2, 0.3),
+  throttleIncrement: fc.constantFrom(0.01, 0.1, 0.125, 0.5),
+  throttleMax: fc.constantFrom(0.3, 0.8, 0.99),
 });
 
 /** Pages that are left after each round, of guests of several kinds. */
@@ -58,28 +67,102 @@ const someRounds = somePending.chain((pending) =>
 );
 
 it('decides like its naive twin, which looks at the whole history each time', () => {
-  const seen = new Set<SwitchoverReason | 'never'>();
+  const seen = new Set<ConvergenceDecision | 'never'>();
   let runs = 0;
   fc.assert(
     fc.property(someOptions, someRounds, (options, rounds) => {
       const convergence = new Convergence(options);
-      let reason: SwitchoverReason | undefined;
+      const expected = naiveDecisions(options, rounds);
       for (const [i, outlook] of rounds.entries()) {
-        reason = convergence.decide(outlook);
-        expect(reason, `round ${outlook.round}`).toBe(naiveDecision(options, rounds.slice(0, i + 1)));
-        if (reason !== undefined) {
+        const decision = convergence.decide(outlook);
+        expect({ decision, throttle: convergence.throttle }, `round ${outlook.round}`).toEqual(expected[i]);
+        seen.add(decision ?? 'never');
+        if (decision !== undefined && decision !== 'throttle') {
           break; // the guest is stopped, and nobody asks again
         }
       }
-      seen.add(reason ?? 'never');
       runs += 1;
     }),
     { numRuns: 4000, interruptAfterTimeLimit: TIME_LIMIT_MS },
   );
   // The histories were of every kind (unless the time was up at once).
   if (runs > 500) {
-    expect([...seen].sort()).toEqual(['downtime-limit', 'never', 'round-limit', 'stalled']);
+    expect([...seen].sort()).toEqual([
+      'cancel',
+      'downtime-limit',
+      'never',
+      'round-limit',
+      'stalled',
+      'throttle',
+    ]);
   }
+});
+
+/** What is decided on these numbers of pages, none of which fits into the downtime, up to the first decision. */
+function firstDecision(
+  stallRounds: number,
+  pending: readonly number[],
+): { readonly round: number; readonly decision: ConvergenceDecision | undefined } {
+  const convergence = new Convergence({
+    downtimeLimitMs: 0,
+    maxRounds: 1000,
+    stallRounds,
+    onStall: 'switch',
+    throttleInitial: 0.2,
+    throttleIncrement: 0.1,
+    throttleMax: 0.8,
+  });
+  for (const [i, pendingPages] of pending.entries()) {
+    const round = i + 1;
+    const decision = convergence.decide({ round, pendingPages, unflushedBytes: 0, bytesPerMs: 1 });
+    if (decision !== undefined) {
+      return { round, decision };
+    }
+  }
+  return { round: pending.length, decision: undefined };
+}
+
+it('never takes a decrease for a stall, though single rounds go up by as much as they go down in half of stallRounds', () => {
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 6 }),
+      fc.integer({ min: 10, max: 1000 }),
+      fc.array(fc.double({ min: -1, max: 1, noNaN: true }), { minLength: 5, maxLength: 60 }),
+      (stallRounds, slope, noise) => {
+        const amplitude = (stallRounds * slope) / 2 - 1;
+        const pending = noise.map((share, i) => 100_000 - i * slope + Math.round(share * amplitude));
+        expect(firstDecision(stallRounds, pending).decision).toBeUndefined();
+      },
+    ),
+    { numRuns: 1000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+  );
+});
+
+it('finds that an oscillation has stalled, whatever its form, and switches within a tenth of its lowest point', () => {
+  fc.assert(
+    fc.property(
+      fc
+        .integer({ min: 1, max: 6 })
+        .chain((stallRounds) =>
+          fc.tuple(
+            fc.constant(stallRounds),
+            fc.array(fc.integer({ min: 1, max: 10_000 }), { minLength: 1, maxLength: stallRounds }),
+          ),
+        ),
+      // What it did before: it comes from anywhere.
+      fc.array(fc.integer({ min: 10_000, max: 1_000_000 }), { maxLength: 4 }),
+      ([stallRounds, period], beginning) => {
+        const begun = beginning.toSorted((a, b) => b - a);
+        const rounds = Array.from({ length: 60 }, (_, i) => period[i % period.length]!);
+        const pending = [...begun, ...rounds];
+        const { round, decision } = firstDecision(stallRounds, pending);
+        expect(decision).toBe('stalled');
+        expect(pending[round - 1]).toBeLessThanOrEqual(Math.min(...period) * 1.1);
+        expect(round).toBeLessThanOrEqual(begun.length + 3 * stallRounds);
+      },
+    ),
+    { numRuns: 2000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+  );
 });
 
 it('the expected downtime is what a link of that rate takes for all that is left', () => {
@@ -98,7 +181,7 @@ it('the expected downtime is what a link of that rate takes for all that is left
   );
 });
 
-it('stops every guest in the end: at the round limit if not before', () => {
+it('comes to an end with every guest: at the round limit if not before', () => {
   fc.assert(
     fc.property(
       someOptions,
@@ -106,13 +189,16 @@ it('stops every guest in the end: at the round limit if not before', () => {
       (options, pending) => {
         const convergence = new Convergence(options);
         let round = 0;
-        let reason: SwitchoverReason | undefined;
-        while (reason === undefined && round < 100) {
+        let decision: ConvergenceDecision | undefined;
+        while ((decision === undefined || decision === 'throttle') && round < 100) {
           round += 1;
           const pendingPages = pending[round % pending.length]!;
-          reason = convergence.decide({ round, pendingPages, unflushedBytes: 0, bytesPerMs: 1 });
+          decision = convergence.decide({ round, pendingPages, unflushedBytes: 0, bytesPerMs: 1 });
         }
         expect(round).toBeLessThanOrEqual(options.maxRounds);
+        expect(decision === 'round-limit' || decision === 'stalled' ? options.onStall : 'switch').not.toBe(
+          'cancel',
+        );
       },
     ),
     { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },

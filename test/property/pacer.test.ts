@@ -7,8 +7,8 @@ import { NaiveLink } from '../support/naive-link.js';
 const TIME_LIMIT_MS = 1200;
 
 /** What the pacer promises, in ms: see its constants. */
-const QUEUE_MS = 4;
-const REFILL_MS = 2;
+const QUEUE_MS = 7;
+const REFILL_MS = 5;
 const SLACK_MS = 4;
 
 /** Rates from a kilobyte to ten gigabytes a second, each order of magnitude as likely as the others. */
@@ -168,5 +168,163 @@ it('never makes a sender wait where there is no limit', () => {
       },
     ),
     { numRuns: 200, interruptAfterTimeLimit: TIME_LIMIT_MS },
+  );
+});
+
+/** Rates from half a megabyte to two gigabytes a second: what a cap holds within 2 % for. */
+const cappedRates = fc
+  .double({ min: Math.log10(0.5e6), max: Math.log10(2e9), noNaN: true })
+  .map((exponent) => 10 ** exponent);
+/** What a sender has to send: pages of a run, or 0 for a frame without contents that may go beyond a full queue. */
+const someRuns = fc.array(
+  fc.oneof({ weight: 3, arbitrary: fc.integer({ min: 1, max: 256 }) }, fc.constant(0)),
+  {
+    minLength: 1,
+    maxLength: 20,
+  },
+);
+
+interface Sent {
+  readonly at: number;
+  readonly bytes: number;
+}
+
+/**
+ * A sender with always enough to send, of runs no longer than the pacer has them, for `forMs` of a clock that a frame
+ * takes nothing of; it wakes up late. `onFrame` is called before each.
+ */
+function sendRuns(
+  pacer: Pacer,
+  runs: readonly number[],
+  lateness: readonly number[],
+  forMs: number,
+  onFrame: (now: number) => void = () => undefined,
+): Sent[] {
+  const sent: Sent[] = [];
+  let sleeps = 0;
+  let frames = 0;
+  for (let now = 0; now < forMs; ) {
+    onFrame(now);
+    const wanted = runs[frames % runs.length]!;
+    const readyAt = pacer.readyAt(now);
+    if (readyAt > now && !(wanted === 0 && pacer.takesHeader(now))) {
+      now = readyAt + (lateness[sleeps % lateness.length] ?? 0);
+      sleeps += 1;
+      continue;
+    }
+    // Of a fast link no short runs: there would be millions of them.
+    const pages = wanted === 0 ? 0 : pacer.longestRun(Math.max(wanted, Math.ceil(pacer.bytesPerMs / 10_000)));
+    const bytes = 32 + pages * 4096;
+    pacer.charge(bytes, now);
+    sent.push({ at: now, bytes });
+    frames += 1;
+  }
+  return sent;
+}
+
+/** Bytes of the fullest and the emptiest window of a second that lies within `forMs`. */
+function extremes(sent: readonly Sent[], forMs: number): { most: number; least: number } {
+  // The fullest begins with a frame and has both its ends; the emptiest begins just after one and ends just before one.
+  const moments = [...new Set(sent.map(({ at }) => at))];
+  const upTo = (end: number, closed: boolean): number => {
+    let low = 0;
+    let high = sent.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const { at } = sent[middle]!;
+      if (at < end || (closed && at === end)) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return sums[low]!;
+  };
+  const sums = [0];
+  for (const { bytes } of sent) {
+    sums.push(sums.at(-1)! + bytes);
+  }
+  let most = 0;
+  let least = Number.POSITIVE_INFINITY;
+  for (const at of moments) {
+    most = Math.max(most, upTo(at + 1000, true) - upTo(at, false));
+    if (at + 1000 < forMs) {
+      least = Math.min(least, upTo(at + 1000, false) - upTo(at, true)); // begins just after what went at that moment
+    }
+  }
+  return { most, least };
+}
+
+it('keeps a sender within 2 % of its rate over any second, from below too if its timers are not later than some ms', () => {
+  fc.assert(
+    fc.property(
+      cappedRates,
+      someRuns,
+      fc.oneof(latenessUpTo(4), latenessUpTo(100)),
+      (rate, runs, lateness) => {
+        fc.pre(runs.some((pages) => pages > 0));
+        const forMs = rate > 50e6 ? 1500 : 3000;
+        const { most, least } = extremes(sendRuns(new Pacer(rate), runs, lateness, forMs), forMs);
+        expect(most).toBeLessThanOrEqual(rate * 1.02);
+        if (lateness.every((ms) => ms <= 4)) {
+          expect(least).toBeGreaterThanOrEqual(rate * 0.98);
+        }
+      },
+    ),
+    { numRuns: 200, interruptAfterTimeLimit: TIME_LIMIT_MS },
+  );
+});
+
+it('keeps within 2 % of what the link carries in any second in which its rate is changed', () => {
+  fc.assert(
+    fc.property(
+      cappedRates,
+      cappedRates,
+      someRuns,
+      latenessUpTo(10),
+      fc.integer({ min: 500, max: 1500 }),
+      (before, after, runs, lateness, changeAt) => {
+        fc.pre(runs.some((pages) => pages > 0));
+        const pacer = new Pacer(before);
+        const bytesUpTo = (ms: number): number =>
+          (Math.min(ms, changeAt) * before + Math.max(0, ms - changeAt) * after) / 1000;
+        let changed = false;
+        const sent = sendRuns(pacer, runs, lateness, 2000, (now) => {
+          if (!changed && now >= changeAt) {
+            changed = true;
+            pacer.changeRate(after, changeAt);
+          }
+        });
+        const fastest = Math.max(before, after);
+        for (let first = 0, last = 0, bytes = 0; first < sent.length; first += 1) {
+          const { at } = sent[first]!;
+          for (; last < sent.length && sent[last]!.at <= at + 1000; last += 1) {
+            bytes += sent[last]!.bytes;
+          }
+          expect(bytes).toBeLessThanOrEqual(bytesUpTo(at + 1000) - bytesUpTo(at) + fastest * 0.02);
+          bytes -= sent[first]!.bytes;
+        }
+      },
+    ),
+    { numRuns: 100, interruptAfterTimeLimit: TIME_LIMIT_MS },
+  );
+});
+
+it('carries what is in its queue at the new rate when that is changed, and nothing of it is lost', () => {
+  const exact = fc.integer({ min: 4, max: 14 }).map((order) => 2 ** order);
+  fc.assert(
+    fc.property(exact, exact, fc.nat(2 ** 20), fc.nat(200), (before, after, bytes, later) => {
+      const pacer = new Pacer(before * 1000);
+      pacer.charge(bytes, 1000);
+      const drainedAt = pacer.drainedAt();
+      const now = 1000 + later / 4;
+      pacer.changeRate(after * 1000, now);
+      const left = Math.max(0, drainedAt - now) * before;
+      expect(pacer.drainedAt()).toBe(left > 0 ? now + left / after : drainedAt);
+      pacer.changeRate(Number.POSITIVE_INFINITY, now);
+      expect(pacer.drainedAt()).toBeLessThanOrEqual(now);
+      expect(pacer.readyAt(now)).toBe(now);
+    }),
+    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
   );
 });

@@ -8,7 +8,7 @@ const PLACES = [
   '/usr/bin/google-chrome',
 ];
 
-/** Where a Chromium is on this machine; undefined: nowhere (`.ci/chromium` installs Debian's). */
+/** Where a Chromium is on this machine; undefined: nowhere (`.ci/packages` installs Debian's). */
 export const CHROMIUM: string | undefined = PLACES.find((path) => path !== undefined && existsSync(path));
 
 if (CHROMIUM === undefined) {

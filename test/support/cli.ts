@@ -1,5 +1,7 @@
 import { spawn } from 'node:child_process';
 import { resolve } from 'node:path';
+import { vi } from 'vitest';
+import { run } from '../../dist/src/cli/program.js';
 
 /** The built command. */
 export const CLI: string = resolve('dist/src/cli/main.js');
@@ -27,6 +29,41 @@ export function runCli(
   options: CliOptions = {},
 ): Promise<CliResult> {
   return runProcess(process.execPath, [CLI, ...args], folder, options);
+}
+
+/**
+ * The same within this process, where a process of its own would show nothing more: command lines that are refused
+ * before anything is done. A process takes half a second to start.
+ */
+export async function runHere(folder: string, args: readonly string[]): Promise<CliResult> {
+  const before = process.cwd();
+  let stdout = '';
+  let stderr = '';
+  const spies = [
+    vi.spyOn(console, 'log').mockImplementation((text: string) => {
+      stdout += `${text}\n`;
+    }),
+    vi.spyOn(console, 'error').mockImplementation((text: string) => {
+      stderr += `${text}\n`;
+    }),
+    vi.spyOn(process.stdout, 'write').mockImplementation((text) => {
+      stdout += String(text);
+      return true;
+    }),
+    vi.spyOn(process.stderr, 'write').mockImplementation((text) => {
+      stderr += String(text);
+      return true;
+    }),
+  ];
+  process.chdir(folder);
+  try {
+    return { code: await run(args, new AbortController().signal), stdout, stderr };
+  } finally {
+    process.chdir(before);
+    for (const spy of spies) {
+      spy.mockRestore();
+    }
+  }
 }
 
 /** Runs any command in `folder`. */

@@ -71,7 +71,7 @@ import {
   type QueueAddresses,
   RING_IDX,
 } from '../../src/virtqueue/layout.js';
-import type { DestinationMessage, FrameSink } from '../../src/wire/channel.js';
+import { type DestinationMessage, FRAME_HEADER_BYTES, type FrameSink } from '../../src/wire/channel.js';
 
 /*
  * A whole migration in one thread, a step at a time and in whatever order a test likes. Nothing here knows the
@@ -184,7 +184,12 @@ export class Machine implements SourceVm {
   failure: LacunaError | undefined;
   migrating = false;
   resumes = 0;
+  /** Shares of the time that were taken from the guest, as they were asked for. */
+  readonly throttles: number[] = [];
   history: RingHistory | undefined;
+  /** How much time was taken from it, until when. */
+  #stolenMs = 0;
+  #stolenUntil = 0;
   #pauseWanted = false;
   #stoppedAt = 0;
 
@@ -302,9 +307,21 @@ export class Machine implements SourceVm {
       return Number.POSITIVE_INFINITY;
     }
     this.beforeStep?.();
-    const idleMs = this.actor.step(this.clock.now);
+    this.#steal();
+    const idleMs = this.actor.step(this.clock.now - this.#stolenMs);
     this.history?.look();
-    return idleMs;
+    return idleMs / (1 - this.share);
+  }
+
+  /** The share of the time that is taken from the guest now. */
+  get share(): number {
+    return this.throttles.at(-1) ?? 0;
+  }
+
+  /** The guest's clock goes slower by its share: pauses in between would only be coarser. */
+  #steal(): void {
+    this.#stolenMs += (this.clock.now - this.#stolenUntil) * this.share;
+    this.#stolenUntil = this.clock.now;
   }
 
   /** From here on remembers what the driver puts on the free page queue. */
@@ -401,6 +418,11 @@ export class Machine implements SourceVm {
   resume(): void {
     this.#pauseWanted = false;
     this.resumes += 1;
+  }
+
+  throttle(share: number): void {
+    this.#steal();
+    this.throttles.push(share);
   }
 
   saveDeviceState(): Uint8Array {
@@ -653,6 +675,8 @@ export interface Frame {
     | 'cancel';
   readonly pfn: number;
   readonly pageCount: number;
+  /** On the wire: header and contents. */
+  readonly bytes: number;
 }
 
 /** Notes frames on their way to a receiver. */
@@ -670,7 +694,7 @@ class Tap implements FrameSink {
   }
 
   pageRun(pfn: number, pageCount: number, payload: Uint8Array): void {
-    this.#note('pages', pfn, pageCount);
+    this.#note('pages', pfn, pageCount, payload.length);
     this.#sink.pageRun(pfn, pageCount, payload);
   }
 
@@ -690,7 +714,7 @@ class Tap implements FrameSink {
   }
 
   deviceState(state: Uint8Array): void {
-    this.#note('state');
+    this.#note('state', 0, 0, state.length);
     this.#sink.deviceState(state);
   }
 
@@ -722,8 +746,8 @@ class Tap implements FrameSink {
     this.#sink.fail(thrown);
   }
 
-  #note(type: Frame['type'], pfn = 0, pageCount = 0): void {
-    const frame = { type, pfn, pageCount };
+  #note(type: Frame['type'], pfn = 0, pageCount = 0, contents = 0): void {
+    const frame = { type, pfn, pageCount, bytes: FRAME_HEADER_BYTES + contents };
     this.onFrame?.(frame);
     this.frames.push(frame);
   }

@@ -1,6 +1,6 @@
 /** How much work the link's queue may hold before a sender has to wait, and what is left when it is filled again. */
-const QUEUE_MS = 4;
-const REFILL_MS = 2;
+const QUEUE_MS = 7;
+const REFILL_MS = 5;
 /** How much a sender that was late may make up for. */
 const SLACK_MS = 4;
 

@@ -94,6 +94,8 @@ export class TestDestination {
   listener!: MigrationListener;
   /** What guests refuse to start with. */
   refusal: string | undefined;
+  /** How long it takes to find memory for a guest. */
+  admissionMs = 0;
 
   static async listen(options: Partial<ListenOptions> = {}): Promise<TestDestination> {
     const destination = new TestDestination();
@@ -102,6 +104,11 @@ export class TestDestination {
         host: '127.0.0.1',
         port: 0,
         admit: async (offer, reply, applied) => {
+          if (destination.admissionMs > 0) {
+            await new Promise((resolve) => {
+              setTimeout(resolve, destination.admissionMs);
+            });
+          }
           const guest = new ArrivingVm(offer.layout);
           guest.refusal = destination.refusal;
           destination.guests.push(guest);

@@ -4,14 +4,12 @@ import { EventWord } from '../../dist/src/memory/control-buffer.js';
 import type { GuestMemory } from '../../dist/src/memory/guest-memory.js';
 import { bitmapWords } from '../../dist/src/memory/page-bitmap.js';
 import { atomicMapper } from '../../dist/src/memory/shared-words.js';
-import {
-  ReceivingStreams,
-  type ReceivingStreamsOptions,
-} from '../../dist/src/transport/network/receiving-streams.js';
+import type { CompressionMode } from '../../dist/src/transport/network/compression-policy.js';
+import { ReceivingStreams, type ReceivingWay } from '../../dist/src/transport/network/receiving-streams.js';
 import { SendingStreams } from '../../dist/src/transport/network/sending-streams.js';
 import type { TlsSettings } from '../../dist/src/transport/network/tls.js';
 import { FrameDecoder } from '../../dist/src/wire/decoder.js';
-import { encodeFrame, FrameType } from '../../dist/src/wire/frames.js';
+import { encodeFrame, Feature, FrameType } from '../../dist/src/wire/frames.js';
 
 export const EPOCH = 3;
 
@@ -83,18 +81,28 @@ export async function connectStreams(
   source: GuestMemory,
   destination: GuestMemory,
   count: number,
-  options: { tls?: TlsSettings | undefined } & Partial<Pick<ReceivingStreamsOptions, 'way' | 'written'>> = {},
+  options: {
+    tls?: TlsSettings | undefined;
+    way?: ReceivingWay | undefined;
+    written?: SharedArrayBuffer;
+    compression?: CompressionMode;
+  } = {},
 ): Promise<StreamPair> {
   const changes = new Changes();
   const event = new EventWord(atomicMapper);
-  const { tls, written = new SharedArrayBuffer(bitmapWords(destination.layout.pfnSpan) * 4), way } = options;
+  const {
+    tls,
+    compression = 'off',
+    written = new SharedArrayBuffer(bitmapWords(destination.layout.pfnSpan) * 4),
+    way,
+  } = options;
   const receiving = new ReceivingStreams({
     count,
     epoch: EPOCH,
     memory: destination,
     written,
     longestRunPages: 1024,
-    features: 0,
+    features: compression === 'off' ? 0 : Feature.compressedRuns,
     onChange: () => changes.changed(),
     ...(tls === undefined ? {} : { tls }),
     ...(way === undefined ? {} : { way }),
@@ -106,6 +114,7 @@ export async function connectStreams(
     epoch: EPOCH,
     memory: source,
     event,
+    compression,
   });
   return {
     sending,

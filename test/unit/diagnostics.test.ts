@@ -2,12 +2,16 @@ import diagnostics from 'node:diagnostics_channel';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { exitsBetween, readExits } from '../../src/balloon/exits.js';
 import {
+  INCOMING_CHANNELS,
+  IncomingObserver,
   MIGRATION_CHANNELS,
   type MigrationEnded,
   type MigrationHappened,
   type MigrationProgressed,
   type MigrationStarted,
   migrateObserved,
+  publishRefusal,
+  subscribeToIncoming,
   subscribeToMigrations,
 } from '../../src/diagnostics.js';
 import { isLacunaError } from '../../src/errors.js';
@@ -176,4 +180,50 @@ it('works nothing out for nobody: without subscribers there is neither progress 
   expect(pendingPages).not.toHaveBeenCalled();
   expect(exitsRead, 'before the migration, for a subscriber that comes later').toBe(1);
   pendingPages.mockRestore();
+});
+
+const ORIGIN = { name: 'web-1', migration: '00ff', peer: '10.0.0.7:40000' };
+const COUNTS = { bytes: 9000, pages: 2, zeroPages: 3, filledPages: 1 };
+
+it('has the names of the incoming channels that its documentation gives', () => {
+  expect(INCOMING_CHANNELS).toEqual({
+    start: 'lacuna:incoming:start',
+    event: 'lacuna:incoming:event',
+    progress: 'lacuna:incoming:progress',
+    end: 'lacuna:incoming:end',
+    refused: 'lacuna:incoming:refused',
+  });
+});
+
+it('publishes what becomes of a guest that comes in, and nothing after its end', () => {
+  const seen: unknown[] = [];
+  const hear = (message: unknown): void => void seen.push(message);
+  const stop = subscribeToIncoming({ start: hear, event: hear, progress: hear, end: hear, refused: hear });
+  publishRefusal('10.0.0.8:1', 'no room');
+  const observer = new IncomingObserver(ORIGIN, 4096, 2);
+  observer.event({ type: 'lost', reason: 'cut' });
+  observer.progress(() => COUNTS);
+  observer.end('started', () => COUNTS);
+  observer.event({ type: 'ready' });
+  observer.progress(() => COUNTS);
+  observer.end('discarded', () => COUNTS, 'its link broke');
+  stop();
+  const { identity } = observer;
+  expect(identity).toEqual({ ...ORIGIN, id: identity.id });
+  expect(seen).toEqual([
+    { peer: '10.0.0.8:1', reason: 'no room' },
+    { ...identity, memoryBytes: 4096, streams: 2 },
+    { ...identity, event: { type: 'lost', reason: 'cut' } },
+    { ...identity, counts: COUNTS },
+    { ...identity, outcome: 'started', counts: COUNTS, reason: undefined },
+  ]);
+  expect(new IncomingObserver(ORIGIN, 4096, 2).identity.id).toBe(identity.id + 1);
+});
+
+it('adds nothing up for nobody', () => {
+  const observer = new IncomingObserver(ORIGIN, 4096, 2);
+  const counts = vi.fn(() => COUNTS);
+  observer.progress(counts);
+  observer.end('started', counts);
+  expect(counts).not.toHaveBeenCalled();
 });

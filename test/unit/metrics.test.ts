@@ -1,7 +1,16 @@
+import diagnostics from 'node:diagnostics_channel';
 import * as promClient from 'prom-client';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { readExits } from '../../src/balloon/exits.js';
-import { type MigrationEnded, migrateObserved, subscribeToMigrations } from '../../src/diagnostics.js';
+import {
+  IncomingObserver,
+  MIGRATION_CHANNELS,
+  type MigrationEnded,
+  type MigrationStarted,
+  migrateObserved,
+  publishRefusal,
+  subscribeToMigrations,
+} from '../../src/diagnostics.js';
 import { collectMigrationMetrics } from '../../src/metrics.js';
 import type { MigrationReport } from '../../src/migration/report.js';
 import { migrateLive } from '../support/live-migration.js';
@@ -139,6 +148,70 @@ it('shows a migration under way, and nothing of it afterwards', async () => {
   const after = await scrape();
   expect(after.get('lacuna_migrations_running{phase="round"}')).toBe(0);
   expect([...after.keys()].filter((name) => name.includes('migration="db"'))).toEqual([]);
+});
+
+it('says where a guest is that comes in, and what it came to', async () => {
+  const counts =
+    (bytes: number) => (): { bytes: number; pages: number; zeroPages: number; filledPages: number } => ({
+      bytes,
+      pages: 2,
+      zeroPages: 3,
+      filledPages: 1,
+    });
+  const states = async (): Promise<[string, number][]> =>
+    [...(await scrape())].filter(
+      ([name, value]) => name.startsWith('lacuna_incoming_migrations_running') && value > 0,
+    );
+  const observer = new IncomingObserver({ name: 'db', migration: '01', peer: '10.0.0.7:40000' }, 4096, 1);
+  expect(await states()).toEqual([['lacuna_incoming_migrations_running{state="receiving"}', 1]]);
+  observer.progress(counts(4000));
+  expect((await scrape()).get('lacuna_incoming_received_bytes{migration="db"}')).toBe(4000);
+  observer.event({ type: 'lost', reason: 'cut' });
+  expect(await states()).toEqual([['lacuna_incoming_migrations_running{state="lost"}', 1]]);
+  observer.event({ type: 'restored', kept: true });
+  expect(await states()).toEqual([['lacuna_incoming_migrations_running{state="receiving"}', 1]]);
+  observer.event({ type: 'ready' });
+  expect(await states()).toEqual([['lacuna_incoming_migrations_running{state="ready"}', 1]]);
+  observer.end('started', counts(9000));
+  new IncomingObserver({ name: 'web', migration: '02', peer: '10.0.0.7:40001' }, 4096, 1).end(
+    'discarded',
+    counts(100),
+    'called off',
+  );
+  publishRefusal('10.0.0.8:40002', 'no room');
+  expect(await states()).toEqual([]);
+  const samples = await scrape();
+  const expected: [string, number | undefined][] = [
+    ['lacuna_incoming_migrations_total{outcome="started"}', 1],
+    ['lacuna_incoming_migrations_total{outcome="discarded"}', 1],
+    ['lacuna_incoming_migrations_total{outcome="refused"}', 1],
+    ['lacuna_incoming_bytes_total', 9100],
+    ['lacuna_incoming_pages_total{fate="sent"}', 4],
+    ['lacuna_incoming_pages_total{fate="zero"}', 6],
+    ['lacuna_incoming_pages_total{fate="filled"}', 2],
+    ['lacuna_link_losses_total{end="destination"}', 1],
+    ['lacuna_link_recoveries_total{end="destination",kept="true"}', 1],
+    ['lacuna_incoming_received_bytes{migration="db"}', undefined],
+  ];
+  expect(expected.map(([name]) => [name, samples.get(name)])).toEqual(expected);
+});
+
+it('counts links that break at the source, and come back', async () => {
+  const { channel, subscribe, unsubscribe } = diagnostics;
+  const breaks = (message: unknown): void => {
+    const { id, name } = message as MigrationStarted;
+    const events = channel(MIGRATION_CHANNELS.event);
+    events.publish({ id, name, event: { type: 'lost', reason: 'cut' } });
+    events.publish({ id, name, event: { type: 'lost', reason: 'cut' } });
+    events.publish({ id, name, event: { type: 'restored', kept: false } });
+  };
+  subscribe(MIGRATION_CHANNELS.start, breaks);
+  await move();
+  unsubscribe(MIGRATION_CHANNELS.start, breaks);
+  const samples = await scrape();
+  expect(samples.get('lacuna_link_losses_total{end="source"}')).toBe(2);
+  expect(samples.get('lacuna_link_recoveries_total{end="source",kept="false"}')).toBe(1);
+  expect(samples.get('lacuna_link_losses_total{end="destination"}')).toBeUndefined();
 });
 
 it('follows the conventions for names: base units, counters that end in _total, help for each', async () => {

@@ -1,56 +1,28 @@
-import { type Command, Option } from 'commander';
+import { Option } from 'commander';
 import { LacunaError } from '../../errors.js';
-import { MAX_ORDER } from '../../guest/buddy-allocator.js';
-import { FREE_MEMORY_MODES, type FreeMemoryMode, growImage, syntheticImage } from '../../guest/image.js';
-import { REPORT_MODES, type ReportMode } from '../../guest/runtime.js';
-import { traceWorkload } from '../../guest/trace-replay.js';
-import { IDLE_WORKLOAD, type WorkloadSpec } from '../../guest/workload.js';
-import { MIB } from '../../memory/page.js';
-import { atomicMapper } from '../../memory/shared-words.js';
-import { SCHEDULES, type Schedule } from '../../migration/options.js';
-import { BASELINES, type Baseline, type Shard } from '../../report/schema.js';
-import { DEFAULT_RING_SIZE } from '../../vmm/worker-guest.js';
+import { BASELINES, type Baseline, type Shard, TRANSPORTS, type Transport } from '../../report/schema.js';
 import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
 import type { CliContext } from '../context.js';
 import {
-  parseFactor,
-  parseLink,
-  parseList,
-  parseMemory,
-  parseMs,
-  parsePercent,
-  parsePoison,
-  parseRingSize,
-  parseSeconds,
-  parseShard,
-  parseWhole,
-} from '../units.js';
-import { parseWorkload } from '../workload-option.js';
+  addGuestOptions,
+  checkTraceOptions,
+  DEFAULT_MADE_UP_BYTES,
+  type GuestOptions,
+  grownGuests,
+  madeUpGuest,
+} from '../guest-options.js';
+import { parseLink, parseList, parseShard, parseWhole } from '../units.js';
 import { bench } from './bench.js';
 import type { PlanRequest } from './plan.js';
-import { MADE_UP_RUN_PAGES, pointsOf, SWEEP_NAMES, SWEEPS, type Sweep, type SweepName } from './sweeps.js';
+import { pointsOf, SWEEP_NAMES, SWEEPS, type Sweep, type SweepName } from './sweeps.js';
 
-interface BenchOptions {
+interface BenchOptions extends GuestOptions {
   readonly guest?: readonly string[];
-  readonly memory?: number;
-  readonly growTo?: number;
-  readonly free: number;
-  readonly workload: WorkloadSpec;
-  readonly at: number;
-  readonly traceSpeed: number;
-  readonly freeMemory: FreeMemoryMode;
   readonly baseline: readonly Baseline[];
-  readonly schedule: Schedule;
-  readonly minOrder: number;
-  readonly reportMode: ReportMode;
-  readonly ringSize: number;
-  readonly initOnAlloc: boolean;
-  readonly pagePoison: number | undefined;
   readonly link: { name: string; bytesPerSecond: number };
-  readonly downtimeLimit: number;
+  readonly transport: Transport;
   readonly destination: 'touched' | 'untouched';
   readonly runs: number;
-  readonly seed: number;
   readonly sweep?: SweepName;
   readonly values?: readonly string[];
   readonly shard?: Shard;
@@ -62,7 +34,6 @@ interface BenchOptions {
 }
 
 const DEFAULT_GUESTS = ['build-2g', 'fragmented-2g'];
-const DEFAULT_MADE_UP_BYTES = 512 * MIB;
 
 const SWEEP_HELP = SWEEP_NAMES.map(
   (name) => `  ${name.padEnd(11)} ${SWEEPS[name].summary} (${SWEEPS[name].values.join(', ')})`,
@@ -88,6 +59,7 @@ Examples:
   $ lacuna bench --guest idle-8g --grow-to 128GiB --baseline zero,both --link unlimited
   $ lacuna bench --guest trace-build-2g --at 40 --trace-speed 10
   $ lacuna bench --guest ./my-capture --min-order 10 --json my-report.json
+  $ lacuna bench --transport tcp --link unlimited --guest build-2g --baseline none,both
   $ lacuna bench --sweep min-order --runs 3 --svg min-order.svg
   $ lacuna bench --sweep link --values 1gbit,unlimited --guest idle-8g
   $ lacuna bench --sweep ring-size --shard 2/4 --json part-2.json      (see lacuna report merge --help)
@@ -95,8 +67,8 @@ Examples:
 Exit codes: 0 every migration completed and was verified, 1 one was not, 2 wrong usage, 130 interrupted.`;
 
 /** Adds `lacuna bench` to the program. */
-export function addBenchCommand({ program, version, signal, done }: CliContext): void {
-  program
+export function addBenchCommand({ program, version, commandLine, signal, done }: CliContext): void {
+  const command = program
     .command('bench')
     .summary('measure what free page reporting saves')
     .description(
@@ -106,89 +78,32 @@ export function addBenchCommand({ program, version, signal, done }: CliContext):
     .option(
       '--guest <name|folder...>',
       'captures by name, or folders in their format (default: build-2g fragmented-2g)',
-    )
-    .addOption(
-      new Option('--memory <size>', 'a made-up guest of this size instead')
-        .argParser(parseMemory)
-        .conflicts('guest'),
-    )
-    .addOption(
-      new Option('--grow-to <size>', 'gives captured guests more memory, of which nothing was ever used')
-        .argParser(parseMemory)
-        .conflicts('memory'),
-    )
-    .addOption(
-      new Option('--free <percent>', 'how much of a made-up guest is free')
-        .argParser(parsePercent)
-        .default(0.5, '50%'),
-    )
-    .addOption(
-      new Option('--workload <spec>', 'halt, idle, dirty:RATE[:SET], churn:PAGES/S or pressure:PAGES/S')
-        .argParser(parseWorkload)
-        .default(IDLE_WORKLOAD, 'idle, 50 pages/s'),
-    )
-    .addOption(
-      new Option('--at <seconds>', 'where in its trace a guest in time begins')
-        .argParser(parseSeconds)
-        .default(20_000, '20'),
-    )
-    .addOption(
-      new Option(
-        '--trace-speed <factor>',
-        'how fast a trace is replayed: 10 is ten times as fast as it was taken',
-      )
-        .argParser(parseFactor)
-        .default(1, '1'),
-    )
-    .addOption(
-      new Option('--free-memory <what>', 'what free pages hold')
-        .choices(FREE_MEMORY_MODES)
-        .default('captured'),
-    )
+    );
+  addGuestOptions(command)
     .addOption(
       new Option('--baseline <list>', 'what is compared')
         .argParser(parseList(BASELINES))
         .default([...BASELINES], BASELINES.join(',')),
     )
     .addOption(
-      new Option('--schedule <name>', 'when pages are sent while hints come in')
-        .choices(SCHEDULES)
-        .default('adaptive'),
-    )
-    .option(
-      '--min-order <n>',
-      'smallest block that the guest reports, 2^n pages',
-      parseWhole(0, MAX_ORDER),
-      0,
-    )
-    .addOption(
-      new Option(
-        '--report-mode <mode>',
-        'how the guest finds its free pages: reads the map, or allocates them',
-      )
-        .choices(REPORT_MODES)
-        .default('walk'),
-    )
-    .option('--ring-size <n>', 'size of the free page queue', parseRingSize, DEFAULT_RING_SIZE)
-    .option('--init-on-alloc', 'the guest zeroes every page that it allocates, as Linux may', false)
-    .option(
-      '--page-poison <value>',
-      'the guest fills every page that it frees, as Linux may: 0xaa, 0 (init_on_free), 0x12345678',
-      parsePoison,
-    )
-    .addOption(
       new Option('--link <rate>', 'the modelled link: unlimited, 1gbit, 10gbit, 125MB/s …')
         .argParser(parseLink)
         .default(parseLink('10gbit'), '10gbit'),
     )
-    .option('--downtime-limit <ms>', 'the guest is stopped once the rest takes no longer', parseMs, 300)
+    .addOption(
+      new Option(
+        '--transport <name>',
+        'what carries it: memory (another thread), or tcp or tls to another process over loopback',
+      )
+        .choices(TRANSPORTS)
+        .default('memory'),
+    )
     .addOption(
       new Option('--destination <state>', "whether the destination's memory was touched before")
         .choices(['touched', 'untouched'])
         .default('touched'),
     )
     .option('--runs <n>', 'migrations for each guest and baseline', parseWhole(1, 1000), 2)
-    .option('--seed <n>', "seed of the guest's contents", parseWhole(0, 2 ** 32 - 1), 1)
     .addOption(
       new Option('--sweep <what>', 'vary one thing, and compare at each of its values').choices(SWEEP_NAMES),
     )
@@ -200,7 +115,7 @@ export function addBenchCommand({ program, version, signal, done }: CliContext):
     .option('--svg <file>', 'where the charts of a sweep go')
     .option('--quiet', 'no progress', false)
     .addHelpText('after', HELP)
-    .action(async (options: BenchOptions, command: Command) => {
+    .action(async (options: BenchOptions) => {
       done(
         await bench(
           {
@@ -212,7 +127,7 @@ export function addBenchCommand({ program, version, signal, done }: CliContext):
             svg: options.svg,
             quiet: options.quiet,
             version,
-            command: ['lacuna', ...process.argv.slice(2)].join(' '),
+            command: commandLine,
           },
           signal,
         ),
@@ -224,6 +139,12 @@ export function addBenchCommand({ program, version, signal, done }: CliContext):
 function planRequestOf(options: BenchOptions, given: (option: string) => boolean): PlanRequest {
   const sweep = options.sweep === undefined ? undefined : SWEEPS[options.sweep];
   refuseContradictions(options, sweep, given);
+  if (options.transport !== 'memory' && options.growTo !== undefined) {
+    throw new LacunaError(
+      'INVALID_ARGUMENT',
+      `--grow-to: another process can't know which of the memory is there: use --transport memory`,
+    );
+  }
   const madeUp = { memoryBytes: options.memory ?? DEFAULT_MADE_UP_BYTES, freeShare: options.free };
   return {
     guests: guestsOf(options, sweep, given),
@@ -242,6 +163,7 @@ function planRequestOf(options: BenchOptions, given: (option: string) => boolean
       initOnAlloc: options.initOnAlloc,
       pagePoison: options.pagePoison ?? null,
       link: options.link,
+      transport: options.transport,
       downtimeLimitMs: given('downtimeLimit')
         ? options.downtimeLimit
         : (sweep?.downtimeLimitMs ?? options.downtimeLimit),
@@ -285,44 +207,7 @@ function guestsOf(
 ): StoredGuest[] {
   const captures = options.guest ?? (sweep === undefined ? DEFAULT_GUESTS : sweep.guests);
   const madeUp = options.memory !== undefined || captures === undefined;
-  const guests = madeUp
-    ? [
-        syntheticImage(atomicMapper, {
-          memoryBytes: options.memory ?? DEFAULT_MADE_UP_BYTES,
-          freeShare: options.free,
-          freeRunPages: MADE_UP_RUN_PAGES,
-        }),
-      ]
-    : captures.map(loadGuest);
+  const guests = madeUp ? [madeUpGuest(options)] : captures.map(loadGuest);
   checkTraceOptions(guests, given, options);
-  const { growTo } = options;
-  return growTo === undefined ? guests : guests.map((guest) => grown(guest, growTo));
-}
-
-function grown(guest: StoredGuest, memoryBytes: number): StoredGuest {
-  if (guest.trace !== undefined) {
-    throw new LacunaError('INVALID_ARGUMENT', `--grow-to: ${guest.name} has the memory of its trace`);
-  }
-  return growImage(atomicMapper, guest, memoryBytes);
-}
-
-/** An option that would do nothing is refused, and so is a moment that a trace has not. */
-function checkTraceOptions(
-  guests: readonly StoredGuest[],
-  given: (option: string) => boolean,
-  { at, traceSpeed }: BenchOptions,
-): void {
-  const traces = guests.flatMap(({ trace }) => (trace === undefined ? [] : [trace]));
-  if (traces.length === 0 && (given('at') || given('traceSpeed'))) {
-    throw new LacunaError(
-      'INVALID_ARGUMENT',
-      `--at and --trace-speed are for a guest in time: --guest ${traceNames().join(', ')}`,
-    );
-  }
-  if (traces.length > 0 && given('workload')) {
-    throw new LacunaError('INVALID_ARGUMENT', `--workload: ${traces[0]!.name} does what its trace says`);
-  }
-  for (const trace of traces) {
-    traceWorkload(trace, at, traceSpeed);
-  }
+  return grownGuests(guests, options);
 }

@@ -1,6 +1,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
-import { migrateObserved } from '../../diagnostics.js';
+import { migrateObserved, type ObservedRequest } from '../../diagnostics.js';
+import { LacunaError } from '../../errors.js';
 import { PageContent } from '../../guest/content.js';
 import {
   type FreeMemoryMode,
@@ -10,7 +11,7 @@ import {
   refillFreeMemory,
 } from '../../guest/image.js';
 import { layOutMetadata } from '../../guest/metadata.js';
-import type { ReportMode, SelfCheck } from '../../guest/runtime.js';
+import { isClean, type ReportMode } from '../../guest/runtime.js';
 import { traceImage, traceWrites } from '../../guest/trace-player.js';
 import { traceWorkload } from '../../guest/trace-replay.js';
 import { epochMs } from '../../guest/vcpu.js';
@@ -22,20 +23,26 @@ import { PAGE_SIZE, pfnOf } from '../../memory/page.js';
 import { bitmapWords, PageBitmap } from '../../memory/page-bitmap.js';
 import { RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
-import { type MigrationProgress, wakeOrTimeout } from '../../migration/migrate.js';
+import type { MigrationProgress } from '../../migration/migrate.js';
 import type { Schedule } from '../../migration/options.js';
 import { countFates, PageFates } from '../../migration/page-fates.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import { reportOf } from '../../migration/report.js';
 import { Timeline } from '../../migration/timeline.js';
 import { encodePageMap } from '../../report/page-map.js';
-import type { Baseline, ReplayReport, RunReport } from '../../report/schema.js';
+import type { Baseline, ReplayReport, RunReport, Transport } from '../../report/schema.js';
+import { NETWORK_RUN_PAGES } from '../../transport/network/network-channel.js';
 import { threadCpuMs } from '../../vmm/threads.js';
 import type { Verifier } from '../../vmm/verifier.js';
-import { WorkerDestination } from '../../vmm/worker-destination.js';
 import { type ReplayProgress, WorkerGuest } from '../../vmm/worker-guest.js';
 import type { StoredGuest } from '../captures.js';
 import { describeWorkload } from '../workload-option.js';
+import {
+  type Destination,
+  type DestinationHost,
+  type RunDestination,
+  ThreadDestination,
+} from './run-destination.js';
 
 /** One migration of a benchmark. */
 export interface RunSpec {
@@ -57,6 +64,7 @@ export interface RunSpec {
   /** What the guest fills pages with that it frees; null: it leaves them as they are. */
   readonly pagePoison: number | null;
   readonly link: { readonly name: string; readonly bytesPerSecond: number };
+  readonly transport: Transport;
   readonly downtimeLimitMs: number;
   readonly destination: 'touched' | 'untouched';
   readonly seed: number;
@@ -66,6 +74,8 @@ export interface RunSpec {
 export interface RunServices {
   readonly pool: MemoryPool;
   readonly verifier: Verifier;
+  /** For runs over TCP or TLS. */
+  readonly host?: DestinationHost;
   readonly signal: AbortSignal;
   readonly onProgress: (progress: MigrationProgress) => void;
   readonly onPhase: (phase: string) => void;
@@ -73,8 +83,6 @@ export interface RunServices {
 
 /** Reports before the one that is measured, so that the guest's driver is compiled code. */
 const REHEARSALS = 3;
-/** How long a guest at the destination is given to show that it works there. */
-const WORK_TIMEOUT_MS = 20_000;
 
 /**
  * Boots a guest from its memory map, migrates it, compares every page, and lets it go on at the destination until
@@ -89,46 +97,37 @@ export async function runOnce(asked: RunSpec, services: RunServices): Promise<Ru
   const { sparse = false } = spec.image;
   const sourceMemory = sparse ? pool.takeFresh(layout, heldBytes(spec, 'source')) : pool.take(layout);
   let destinationMemory: SharedGuestMemory | undefined;
-  const guests: WorkerGuest[] = [];
-  let destination: WorkerDestination | undefined;
+  let guest: WorkerGuest | undefined;
+  let destination: RunDestination | undefined;
   try {
     const touched = isTouched(spec);
-    destinationMemory = touched
-      ? pool.take(layout)
-      : pool.takeFresh(layout, sparse ? heldBytes(spec, 'destination') : layout.memoryBytes);
-    const booting = WorkerGuest.boot({
-      image: spec.image,
-      memory: sourceMemory,
-      event,
-      freeMemory: spec.freeMemory,
-      workload: spec.workload,
-      minOrder: spec.minOrder,
-      reportMode: spec.reportMode,
-      ringSize: spec.ringSize,
-      initOnAlloc: spec.initOnAlloc,
-      pagePoison: spec.pagePoison ?? undefined,
-      seed: spec.seed,
-      oracle: true,
-      trace: spec.image.trace,
-    });
-    if (touched) {
-      zeroMemory(destinationMemory); // while the guest's thread fills the other
+    const booting = bootGuest(spec, sourceMemory, event, true);
+    if (spec.transport === 'memory') {
+      destinationMemory = touched
+        ? pool.take(layout)
+        : pool.takeFresh(layout, sparse ? heldBytes(spec, 'destination') : layout.memoryBytes);
+      if (touched) {
+        zeroMemory(destinationMemory); // while the guest's thread fills the other
+      }
     }
-    const guest = await booting;
-    guests.push(guest);
-    destination = await WorkerDestination.prepare(guest, destinationMemory, { holdAtStart: true });
-    guests.push(destination.guest);
-    guest.run();
-    await guest.rehearseReports(REHEARSALS);
-    if (spec.initOnAlloc && spec.pagePoison === null && spec.reportMode === 'hold') {
-      await refill(guest, spec);
-    }
-    const measured = await timedMigration(spec, services, guest, destination);
+    guest = await booting;
+    destination =
+      spec.transport === 'memory'
+        ? await ThreadDestination.prepare(guest, destinationMemory!, services.verifier)
+        : await hostOf(services, spec).prepare(guest, spec.transport, touched);
+    await letRun(guest, spec);
+    await destination.measure();
+    const { source, report } = await timedMigration(spec, services, guest, destination);
+    const there = await destination.measured();
+    const cpu = there === undefined ? report.cpu : { ...report.cpu, destination: there };
     onPhase('verifying');
-    const verified = await verify(measured.source, spec, services, guest, destination);
-    return { ...describe(spec, layout), ...measured.report, verified };
+    const verified =
+      source.phase === 'completed'
+        ? await destination.verify(guest, spec.workload)
+        : await verifyHere(source, guest);
+    return { ...describeRun(spec, layout), ...report, cpu, verified };
   } finally {
-    await Promise.all(guests.map((guest) => guest.stop()));
+    await guest?.stop();
     await destination?.close();
     if (!sparse) {
       pool.giveBack(sourceMemory);
@@ -136,6 +135,52 @@ export async function runOnce(asked: RunSpec, services: RunServices): Promise<Ru
     if (destinationMemory !== undefined && isTouched(spec)) {
       pool.giveBack(destinationMemory);
     }
+  }
+}
+
+function hostOf({ host }: RunServices, { image, transport }: RunSpec): DestinationHost {
+  if (image.sparse === true) {
+    throw new LacunaError(
+      'INVALID_ARGUMENT',
+      `${image.name} has more memory than is there, and another process can't know of which it is: use --transport memory`,
+    );
+  }
+  if (host === undefined) {
+    throw new LacunaError('ILLEGAL_STATE', `a run over ${transport} without a process to receive the guest`);
+  }
+  return host;
+}
+
+/** A new guest, paused before its first instruction; with an oracle it can be verified page by page. */
+export function bootGuest(
+  spec: RunSpec,
+  memory: SharedGuestMemory,
+  event: EventWord,
+  oracle: boolean,
+): Promise<WorkerGuest> {
+  return WorkerGuest.boot({
+    image: spec.image,
+    memory,
+    event,
+    freeMemory: spec.freeMemory,
+    workload: spec.workload,
+    minOrder: spec.minOrder,
+    reportMode: spec.reportMode,
+    ringSize: spec.ringSize,
+    initOnAlloc: spec.initOnAlloc,
+    pagePoison: spec.pagePoison ?? undefined,
+    seed: spec.seed,
+    oracle,
+    trace: spec.image.trace,
+  });
+}
+
+/** Lets a booted guest run until its driver is as one that has run for long. */
+export async function letRun(guest: WorkerGuest, spec: RunSpec): Promise<void> {
+  guest.run();
+  await guest.rehearseReports(REHEARSALS);
+  if (spec.initOnAlloc && spec.pagePoison === null && spec.reportMode === 'hold') {
+    await refill(guest, spec);
   }
 }
 
@@ -159,7 +204,7 @@ function isTouched({ destination, image }: RunSpec): boolean {
 }
 
 /** What of a sparse guest's memory will be resident. Without zero detection every page that is sent is written there. */
-function heldBytes({ image, freeMemory, baseline }: RunSpec, side: 'source' | 'destination'): number {
+export function heldBytes({ image, freeMemory, baseline }: RunSpec, side: 'source' | 'destination'): number {
   const held = pagesHeld(atomicMapper, image, freeMemory);
   if (side === 'source' || baseline === 'zero' || baseline === 'both') {
     return held * PAGE_SIZE;
@@ -171,7 +216,7 @@ function heldBytes({ image, freeMemory, baseline }: RunSpec, side: 'source' | 'd
 }
 
 /** The run with the image and the workload of its trace, if it has one. */
-function withReplay(spec: RunSpec): RunSpec {
+export function withReplay(spec: RunSpec): RunSpec {
   const { trace } = spec.image;
   return trace === undefined
     ? spec
@@ -182,7 +227,11 @@ function withReplay(spec: RunSpec): RunSpec {
       };
 }
 
-function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' | keyof Measured['report']> {
+/** What is known of a run before it is made. */
+export function describeRun(
+  spec: RunSpec,
+  layout: RamLayout,
+): Omit<RunReport, 'verified' | keyof Measured['report']> {
   return {
     guest: spec.image.name,
     memoryBytes: layout.memoryBytes,
@@ -199,30 +248,37 @@ function describe(spec: RunSpec, layout: RamLayout): Omit<RunReport, 'verified' 
     dialect: 'command-register',
     link: spec.link.name,
     linkBytesPerSecond: Number.isFinite(spec.link.bytesPerSecond) ? spec.link.bytesPerSecond : null,
-    transport: 'memory',
+    transport: spec.transport,
     destination: isTouched(spec) ? 'touched' : 'untouched',
     downtimeLimit: spec.downtimeLimitMs,
     seed: spec.seed,
   };
 }
 
-interface Measured {
+/** A migration that is over, and what it came to. */
+export interface Measured {
   readonly source: PrecopySource;
   readonly report: ReturnType<typeof reportOf> &
     Pick<RunReport, 'cpu' | 'guestWork' | 'replay' | 'eventLoop' | 'timeline' | 'pages'>;
 }
 
-async function timedMigration(
+/** What a command wants of a migration beyond what {@link RunSpec} says. */
+export type MigrationExtras = Pick<ObservedRequest, 'name' | 'onEvent' | 'onControls' | 'options'>;
+
+/** Migrates a guest that runs, and measures that. Rejects as `migrate` does. */
+export async function timedMigration(
   spec: RunSpec,
-  services: RunServices,
+  services: Pick<RunServices, 'signal' | 'onProgress' | 'onPhase'>,
   guest: WorkerGuest,
-  destination: WorkerDestination,
+  destination: Destination,
+  extras: MigrationExtras = {},
 ): Promise<Measured> {
   services.onPhase('migrating');
   const onEvent = (event: MigrationEvent): void => {
     if (event.type === 'session-issued') {
       guest.oracle?.sessionIssued(event.id);
     }
+    extras.onEvent?.(event);
   };
   const before = { exits: guest.exits(), counters: guest.counters(), replay: guest.replay() };
   const cpuBefore = {
@@ -237,7 +293,7 @@ async function timedMigration(
   const eventLoop = monitorEventLoopDelay({ resolution: 1 });
   eventLoop.enable();
   const source = await migrateObserved({
-    name: `${spec.image.name} ${spec.baseline}`,
+    name: extras.name ?? `${spec.image.name} ${spec.baseline}`,
     exits: () => guest.exits(),
     droppedPages: () => guest.counters().pagesDropped,
     vm: guest,
@@ -245,6 +301,7 @@ async function timedMigration(
     event: guest.event,
     signal: services.signal,
     onEvent,
+    onControls: extras.onControls,
     onProgress: services.onProgress,
     fates,
     timeline,
@@ -254,6 +311,8 @@ async function timedMigration(
       schedule: spec.schedule,
       downtimeLimitMs: spec.downtimeLimitMs,
       bytesPerSecond: spec.link.bytesPerSecond,
+      ...(spec.transport === 'memory' ? {} : { maxRunPages: NETWORK_RUN_PAGES }),
+      ...extras.options,
     },
   });
   eventLoop.disable();
@@ -325,47 +384,13 @@ function replayReport(
   };
 }
 
-/** Outside the timed part: every page by the oracle, then the guest itself, where it now runs. */
-async function verify(
-  source: PrecopySource,
-  spec: RunSpec,
-  services: RunServices,
-  guest: WorkerGuest,
-  destination: WorkerDestination,
-): Promise<RunReport['verified']> {
-  if (source.phase !== 'completed') {
-    const passed = source.phase !== 'unknown' && isClean(await guest.selfCheck());
-    return {
-      pagesCompared: 0,
-      pagesDifferent: 0,
-      pagesLeftBehind: 0,
-      guestSelfCheck: passed ? 'passed' : 'failed',
-    };
-  }
-  const { pagesCompared, pagesDifferent, pagesLeftBehind } = await services.verifier.compare(
-    guest,
-    destination.guest,
-  );
-  const arrived = destination.adopt();
-  arrived.resume();
-  const passed = (await works(arrived, spec.workload)) && isClean(await arrived.selfCheck());
-  return { pagesCompared, pagesDifferent, pagesLeftBehind, guestSelfCheck: passed ? 'passed' : 'failed' };
-}
-
-function isClean(check: SelfCheck): boolean {
-  return check.badPages === 0 && check.badPfn === -1;
-}
-
-/** The guest goes on at the destination: whether its workload has written there in time. */
-async function works(guest: WorkerGuest, workload: WorkloadSpec): Promise<boolean> {
-  const deadline = performance.now() + WORK_TIMEOUT_MS;
-  const idle = (): boolean => workload.kind === 'halt' || guest.replay()?.ended === true;
-  while (guest.counters().pagesWritten === 0 && !idle()) {
-    if (performance.now() > deadline || guest.failure !== undefined) {
-      return false;
-    }
-    // A workload rings nobody when it has written, so its counter is looked at every few milliseconds.
-    await wakeOrTimeout(guest.event, guest.event.value(), 5);
-  }
-  return true;
+/** The guest has not arrived: whether it is whole here. */
+async function verifyHere(source: PrecopySource, guest: WorkerGuest): Promise<RunReport['verified']> {
+  const passed = source.phase !== 'unknown' && isClean(await guest.selfCheck());
+  return {
+    pagesCompared: 0,
+    pagesDifferent: 0,
+    pagesLeftBehind: 0,
+    guestSelfCheck: passed ? 'passed' : 'failed',
+  };
 }

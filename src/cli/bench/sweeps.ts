@@ -6,6 +6,7 @@ import { GIB, MIB } from '../../memory/page.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { SCHEDULES, type Schedule } from '../../migration/options.js';
 import type { Baseline, MeasureName, SweepAxis, SweepValue } from '../../report/schema.js';
+import { MADE_UP_RUN_PAGES } from '../guest-options.js';
 import {
   parseMemory,
   parsePercent,
@@ -64,8 +65,6 @@ export interface Sweep {
 
 /** Captures that two cores and 8 GiB have room for. */
 const SMALL_CAPTURES = ['build-2g', 'fragmented-2g', 'fragmented-settled-2g'];
-/** Runs of a made-up guest's free memory: blocks of 256 KiB. */
-export const MADE_UP_RUN_PAGES = 64;
 const WORKING_SET = '512MiB';
 
 /*

@@ -33,7 +33,7 @@ Examples:
 Exit codes: 0 done, 1 a migration of --check was not verified, 2 wrong usage or a file that can't be read, 130 interrupted.`;
 
 /** Adds `lacuna estimate` to the program. */
-export function addEstimateCommand({ program, version, signal, done }: CliContext): void {
+export function addEstimateCommand({ program, version, commandLine, signal, done }: CliContext): void {
   program
     .command('estimate')
     .summary('what free page reporting would save for a machine')
@@ -79,7 +79,7 @@ export function addEstimateCommand({ program, version, signal, done }: CliContex
             json: options.json,
             quiet: options.quiet,
             version,
-            command: ['lacuna', ...process.argv.slice(2)].join(' '),
+            command: commandLine,
           },
           signal,
         ),

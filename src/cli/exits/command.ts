@@ -47,7 +47,7 @@ export function parseFeatures(text: string): number[] {
 }
 
 /** Adds `lacuna exits` to the program. */
-export function addExitsCommand({ program, version, signal, done }: CliContext): void {
+export function addExitsCommand({ program, version, commandLine, signal, done }: CliContext): void {
   program
     .command('exits')
     .summary('count the VM exits that requests cost, with a command register and without')
@@ -86,7 +86,7 @@ export function addExitsCommand({ program, version, signal, done }: CliContext):
             mixes: mix,
             designs: design,
             version,
-            command: ['lacuna', ...process.argv.slice(2)].join(' '),
+            command: commandLine,
           },
           signal,
         ),

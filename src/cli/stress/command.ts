@@ -71,7 +71,7 @@ export function parseCases(text: string): { first: number; last: number } {
 }
 
 /** Adds `lacuna stress` to the program. */
-export function addStressCommand({ program, version, signal, done }: CliContext): void {
+export function addStressCommand({ program, version, commandLine, signal, done }: CliContext): void {
   program
     .command('stress')
     .summary('move guests at random, with faults, and check every page')
@@ -126,7 +126,7 @@ export function addStressCommand({ program, version, signal, done }: CliContext)
           json,
           quiet,
           version,
-          command: ['lacuna', ...process.argv.slice(2)].join(' '),
+          command: commandLine,
         },
         signal,
       );

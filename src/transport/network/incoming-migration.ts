@@ -47,6 +47,16 @@ export interface Admission {
   readonly ended?: (outcome: 'started' | 'voided') => unknown;
 }
 
+/** What has come of a migration, over all its links. */
+export interface ReceivedTotals {
+  /** Pages whose contents came, that came as zeroes, and that were to be filled. */
+  pages: number;
+  zeroPages: number;
+  filledPages: number;
+  /** Of all frames of the streams, headers included, as they came. */
+  bytes: number;
+}
+
 /** What happens at a destination, as it happens; `text` is for people. */
 export interface ListenerEvent {
   readonly type:
@@ -85,6 +95,7 @@ export interface IncomingHost {
     offer: MigrationOffer,
     reply: (message: DestinationMessage) => void,
     applied: () => PageCounts,
+    received: () => ReceivedTotals,
   ): Promise<Admission>;
   say(type: ListenerEvent['type'], text: string): void;
   /** What became of the migration: taken down before its source is told. */
@@ -141,6 +152,9 @@ export class IncomingMigration {
   #written: SharedArrayBuffer | undefined;
   #link: Link | undefined;
   #wasLinked = false;
+  /** What came by links that are gone, and those that are being closed. */
+  readonly #receivedBefore: ReceivedTotals = { pages: 0, zeroPages: 0, filledPages: 0, bytes: 0 };
+  readonly #closing = new Set<Streams>();
   #fences: Promise<void> = Promise.resolve();
   #decisions: Promise<void> = Promise.resolve();
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -306,8 +320,25 @@ export class IncomingMigration {
     const link = this.#link;
     if (link !== undefined) {
       this.#link = undefined;
-      this.#fences = Promise.all([this.#fences, link.streams.close()]).then(() => undefined);
+      const { streams } = link;
+      this.#closing.add(streams);
+      const closed = streams.close().then(() => {
+        addTo(this.#receivedBefore, streams);
+        this.#closing.delete(streams);
+      });
+      this.#fences = Promise.all([this.#fences, closed]).then(() => undefined);
     }
+  }
+
+  #received(): ReceivedTotals {
+    const all = { ...this.#receivedBefore };
+    for (const streams of this.#closing) {
+      addTo(all, streams);
+    }
+    if (this.#link !== undefined) {
+      addTo(all, this.#link.streams);
+    }
+    return all;
   }
 
   async #admit(): Promise<Admission> {
@@ -315,6 +346,7 @@ export class IncomingMigration {
       this.offer,
       (message) => this.#onReply(message),
       () => total(this.#link?.streams.counts() ?? []),
+      () => this.#received(),
     );
     this.#admitted = admitted;
     return admitted;
@@ -570,6 +602,14 @@ function isBreak(failure: LacunaError): boolean {
     failure.code === 'CONNECTION_FAILED' ||
     failure.code === 'AUTHENTICATION_FAILED'
   );
+}
+
+function addTo(sum: ReceivedTotals, streams: Streams): void {
+  const { pages, zeroPages, filledPages } = total(streams.counts());
+  sum.pages += pages;
+  sum.zeroPages += zeroPages;
+  sum.filledPages += filledPages;
+  sum.bytes += streams.bytesReceived();
 }
 
 function total(counts: readonly PageCounts[]): PageCounts {

@@ -14,6 +14,7 @@ import {
   type ListenerEvent,
   type MakeStreams,
   type MigrationOffer,
+  type ReceivedTotals,
   welcomeTo,
 } from './incoming-migration.js';
 import { ReceivingStreams } from './receiving-streams.js';
@@ -45,12 +46,14 @@ export interface ListenOptions {
   readonly timeouts?: Partial<ListenTimeouts>;
   /**
    * Decides on an offer; its peer has been authenticated where TLS is used. Only now may memory be taken for it. What it is
-   * rejected with is told to the source. `reply` and `applied` are for the `Receiver` that is made of it.
+   * rejected with is told to the source. `reply` and `applied` are for the `Receiver` that is made of it; `received` is for
+   * people.
    */
   admit(
     offer: MigrationOffer,
     reply: (message: DestinationMessage) => void,
     applied: () => PageCounts,
+    received: () => ReceivedTotals,
   ): Promise<Admission>;
   /** Called soon after something has happened, never from within a call. */
   readonly onEvent?: (event: ListenerEvent) => void;

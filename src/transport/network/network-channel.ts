@@ -5,6 +5,7 @@ import type { GuestMemory } from '../../memory/guest-memory.js';
 import { PAGE_SIZE } from '../../memory/page.js';
 import type { DestinationMessage, PageCounts, SourceChannel } from '../../wire/channel.js';
 import {
+  Feature,
   type FrameHeader,
   FrameType,
   ID_BYTES,
@@ -20,6 +21,7 @@ import {
   type Hello,
   type Welcome,
 } from '../../wire/hello.js';
+import type { CompressionMode } from './compression-policy.js';
 import type { Endpoint } from './connect-stream.js';
 import type { ControlConnection } from './control-connection.js';
 import { openControl } from './open-control.js';
@@ -39,6 +41,8 @@ export interface ConnectOptions {
   readonly label: string;
   /** What the destination's VMM has to know of the guest; JSON by convention. */
   readonly guest?: string;
+  /** Whether runs are compressed, if the destination takes that; `off` by default. */
+  readonly compression?: CompressionMode | undefined;
   /** The longest wait between two attempts to connect again grows from `firstMs` to `mostMs`. 200 ms and 5 s by default. */
   readonly retry?: { readonly firstMs: number; readonly mostMs: number };
   /** A link on which nothing is heard for so long is lost. 10 s by default. */
@@ -73,8 +77,8 @@ const DEFAULT_CONNECT_TIMEOUT_MS = 10_000;
 const LAST_WORDS_MS = 200;
 /** A run may be cut into so many: a stream that has said it was writable has room for them. */
 const MOST_PIECES = 8;
-/** A destination that takes no longer runs than this would be sent more headers than is sensible. */
-const LEAST_RUN_PAGES = 1024;
+/** A good `maxRunPages` for a migration over the network: 4 MiB a write. Every destination takes as much. */
+export const NETWORK_RUN_PAGES = 1024;
 const NO_NONCE: Uint8Array = new Uint8Array(ID_BYTES);
 
 /**
@@ -599,10 +603,10 @@ class Session {
     if (welcome.tickets.length === 0) {
       throw new LacunaError('DESTINATION_FAILED', 'the destination has ended this migration');
     }
-    if (welcome.longestRunPages < LEAST_RUN_PAGES) {
+    if (welcome.longestRunPages < NETWORK_RUN_PAGES) {
       throw new LacunaError(
         'UNSUPPORTED',
-        `the destination takes runs of ${welcome.longestRunPages} pages; this source needs ${LEAST_RUN_PAGES}`,
+        `the destination takes runs of ${welcome.longestRunPages} pages; this source needs ${NETWORK_RUN_PAGES}`,
       );
     }
     const { endpoint, memory, event } = this.#options;
@@ -612,6 +616,7 @@ class Session {
       epoch: this.#epoch,
       memory,
       event,
+      compression: (welcome.features & Feature.compressedRuns) === 0 ? 'off' : this.#options.compression,
       signal,
     });
   }
@@ -620,7 +625,7 @@ class Session {
     const { label, guest = '', memory, streams } = this.#options;
     return {
       requiredFeatures: 0,
-      optionalFeatures: 0,
+      optionalFeatures: (this.#options.compression ?? 'off') === 'off' ? 0 : Feature.compressedRuns,
       streams,
       resumes,
       committed: this.#committed,

@@ -5,8 +5,11 @@ import { atomicMapper } from '../../memory/shared-words.js';
 import { noPages, type PageCounts } from '../../wire/channel.js';
 import { FrameType } from '../../wire/frames.js';
 import { newThreads, type Thread, type ThreadSource } from '../threads.js';
+import type { CompressionMode } from './compression-policy.js';
+import type { CompressedRun, CompressionSlots } from './compression-slots.js';
 import { connectStream, type Endpoint, type StreamJoin } from './connect-stream.js';
 import { threadFailure } from './failure-text.js';
+import { type CompressionReport, type Departure, RunCompression, type RunOutput } from './run-compression.js';
 import type { SendingThreadData } from './sending-thread.js';
 import { frameBytes, STREAM_RING_BYTES, StreamRing, StreamState } from './stream-ring.js';
 import { StreamSender } from './stream-sender.js';
@@ -20,6 +23,8 @@ export interface SendingStreamsOptions {
   readonly memory: GuestMemory;
   /** Rung when there is room again, and when a stream has failed. */
   readonly event: EventWord;
+  /** Whether runs are compressed; not unless the destination takes them (`Feature.compressedRuns`). `off` if nothing is said. */
+  readonly compression?: CompressionMode | undefined;
   readonly threads?: ThreadSource;
   readonly signal?: AbortSignal;
 }
@@ -27,6 +32,8 @@ export interface SendingStreamsOptions {
 /** One stream, as the main thread sees it. */
 interface Outgoing {
   readonly counts: PageCounts;
+  /** Bytes of all frames that were put here. */
+  sentBytes: number;
   readonly hasRoom: boolean;
   readonly unflushedBytes: number;
   /** One of {@link StreamState}. */
@@ -40,10 +47,16 @@ interface Outgoing {
 /** A stream with a thread of its own. */
 class ThreadedStream implements Outgoing {
   readonly counts: PageCounts = noPages();
+  sentBytes = 0;
   readonly #ring: StreamRing;
   readonly #thread: Thread;
 
-  constructor(options: SendingStreamsOptions, memory: SharedGuestMemory, join: StreamJoin) {
+  constructor(
+    options: SendingStreamsOptions,
+    memory: SharedGuestMemory,
+    join: StreamJoin,
+    slots: CompressionSlots | undefined,
+  ) {
     const { event, threads = newThreads } = options;
     const ring = new SharedArrayBuffer(STREAM_RING_BYTES);
     const data: SendingThreadData = {
@@ -52,6 +65,7 @@ class ThreadedStream implements Outgoing {
       buffers: memory.buffers,
       ring,
       event: event.buffer,
+      slots: slots?.buffer,
     };
     this.#ring = new StreamRing(atomicMapper, ring);
     this.#thread = threads.start('stream-sender', data, () => event.ring());
@@ -80,8 +94,8 @@ class ThreadedStream implements Outgoing {
     this.#ring.wantRoom();
   }
 
-  put(type: number, pfn: number, pageCount: number, value: number): void {
-    this.#ring.put(type, pfn, pageCount, value);
+  put(type: number, pfn: number, pageCount: number, value: number, payload?: Uint8Array): void {
+    this.#ring.put(type, pfn, pageCount, value, type === FrameType.compressedPages ? payload?.length : 0);
   }
 
   async close(): Promise<void> {
@@ -93,6 +107,7 @@ class ThreadedStream implements Outgoing {
 /** A stream of this thread, for memory that others can't be given. */
 class LocalStream implements Outgoing {
   readonly counts: PageCounts = noPages();
+  sentBytes = 0;
   state: number = StreamState.connecting;
   failure: LacunaError | undefined;
   unflushedBytes = 0;
@@ -134,11 +149,14 @@ class LocalStream implements Outgoing {
 
   put(type: number, pfn: number, pageCount: number, value: number, payload?: Uint8Array): void {
     const sender = this.#sender;
-    this.unflushedBytes += frameBytes(type, pageCount);
+    this.unflushedBytes += frameBytes(type, pageCount, payload?.length);
     switch (type) {
       case FrameType.pages:
         // A copy: the memory's owner may take its buffers back before the socket has read them.
         sender?.pageRun(pfn, pageCount, new Uint8Array(payload ?? []));
+        break;
+      case FrameType.compressedPages:
+        sender?.compressedRun(pfn, pageCount, payload ?? new Uint8Array(0)); // nobody's but the compressor's, until it has left
         break;
       case FrameType.zero:
         sender?.zeroRun(pfn, pageCount);
@@ -183,14 +201,30 @@ class LocalStream implements Outgoing {
  * The streams of one link, as the source's main thread uses them: what it claims goes to the stream that has the least
  * before it. The runs of a round touch different pages, so it doesn't matter which of them arrives first; the end of a
  * round goes by all streams.
+ *
+ * Where runs are compressed they pass each other, and nothing passes the end of a round: what is sent after it waits until
+ * all that was sent before it is on a stream.
  */
 export class SendingStreams {
+  readonly #event: EventWord;
+  readonly #compression: RunCompression | undefined;
   readonly #streams: readonly Outgoing[];
+  /** What waits behind the end of a round, beginning with that. */
+  #held: (() => void)[] = [];
   #sentBytes = 0;
   #closed: Promise<void> | undefined;
 
-  private constructor(streams: readonly Outgoing[]) {
-    this.#streams = streams;
+  private constructor(options: SendingStreamsOptions) {
+    const { endpoint, tickets, epoch, memory, event, compression = 'off' } = options;
+    this.#event = event;
+    this.#compression =
+      compression === 'off' ? undefined : new RunCompression(this.#runOutput(), compression);
+    this.#streams = tickets.map((ticket, index) => {
+      const join: StreamJoin = { endpoint, index, ticket, epoch };
+      return memory instanceof SharedGuestMemory
+        ? new ThreadedStream(options, memory, join, this.#compression?.slots)
+        : new LocalStream(options, join);
+    });
   }
 
   /**
@@ -198,14 +232,8 @@ export class SendingStreams {
    * destination has said, or CANCELLED; everything is closed then.
    */
   static async open(options: SendingStreamsOptions): Promise<SendingStreams> {
-    const { endpoint, tickets, epoch, memory, event, signal } = options;
-    const streams = tickets.map((ticket, index) => {
-      const join: StreamJoin = { endpoint, index, ticket, epoch };
-      return memory instanceof SharedGuestMemory
-        ? new ThreadedStream(options, memory, join)
-        : new LocalStream(options, join);
-    });
-    const opened = new SendingStreams(streams);
+    const { event, signal } = options;
+    const opened = new SendingStreams(options);
     const onAbort = (): void => event.ring();
     signal?.addEventListener('abort', onAbort);
     try {
@@ -218,7 +246,7 @@ export class SendingStreams {
         if (signal?.aborted === true) {
           throw new LacunaError('CANCELLED', 'the streams were closed while they were being connected');
         }
-        if (streams.every(({ state }) => state === StreamState.open)) {
+        if (opened.#streams.every(({ state }) => state === StreamState.open)) {
           return opened;
         }
         await event.next(seen);
@@ -242,13 +270,9 @@ export class SendingStreams {
     return this.#hasRoom(); // it may have been made just now, and then nobody rings
   }
 
-  /** Bytes of frames that have not left for the kernel. */
+  /** Bytes that have not left for the kernel: of frames, and of pages that are being compressed. */
   get unflushedBytes(): number {
-    let sum = 0;
-    for (const stream of this.#streams) {
-      sum += stream.unflushedBytes;
-    }
-    return sum;
+    return this.#waitingBytes() + (this.#compression?.pendingBytes ?? 0);
   }
 
   /** Why a stream is of no more use, and with it the link. The event word was rung. */
@@ -263,18 +287,30 @@ export class SendingStreams {
 
   /** `payload` is what the memory that the streams were opened with holds there. */
   pageRun(pfn: number, pageCount: number, payload: Uint8Array<ArrayBufferLike>): void {
-    const stream = this.#idlest();
-    stream.counts.pages += pageCount;
-    this.#put(stream, FrameType.pages, pfn, pageCount, 0, payload);
+    if (this.#held.length > 0) {
+      this.#held.push(() => this.pageRun(pfn, pageCount, payload));
+    } else if (this.#compression === undefined) {
+      this.#sendRaw(pfn, pageCount, payload);
+    } else {
+      this.#compression.pageRun(pfn, pageCount, payload);
+    }
   }
 
   zeroRun(pfn: number, pageCount: number): void {
+    if (this.#held.length > 0) {
+      this.#held.push(() => this.zeroRun(pfn, pageCount));
+      return;
+    }
     const stream = this.#idlest();
     stream.counts.zeroPages += pageCount;
     this.#put(stream, FrameType.zero, pfn, pageCount, 0);
   }
 
   fillRun(pfn: number, pageCount: number, value: number): void {
+    if (this.#held.length > 0) {
+      this.#held.push(() => this.fillRun(pfn, pageCount, value));
+      return;
+    }
     const stream = this.#idlest();
     stream.counts.filledPages += pageCount;
     this.#put(stream, FrameType.fill, pfn, pageCount, value);
@@ -282,10 +318,19 @@ export class SendingStreams {
 
   /** On every stream. */
   roundEnd(round: number): void {
+    if (this.#held.length > 0 || this.#compression?.isEmpty === false) {
+      this.#held.push(() => this.roundEnd(round));
+      return;
+    }
     for (const stream of this.#streams) {
       stream.counts.rounds = round;
       this.#put(stream, FrameType.roundEnd, 0, 0, round);
     }
+  }
+
+  /** What compression did; undefined if it is off. */
+  compression(): CompressionReport | undefined {
+    return this.#compression?.report();
   }
 
   /** What was sent by each stream. */
@@ -300,17 +345,88 @@ export class SendingStreams {
 
   /** Closes the connections. Resolves when no thread uses guest RAM or a socket any more. */
   close(): Promise<void> {
-    this.#closed ??= Promise.all(this.#streams.map((stream) => stream.close())).then(() => undefined);
+    // First those that read the compressor's memory.
+    this.#closed ??= Promise.all(this.#streams.map((stream) => stream.close())).then(() =>
+      this.#compression?.close(),
+    );
     return this.#closed;
   }
 
+  #runOutput(): RunOutput {
+    const waitingBytes = (): number => this.#waitingBytes();
+    const takenBytes = (): number => this.#sentBytes - this.#waitingBytes();
+    return {
+      get waitingBytes(): number {
+        return waitingBytes();
+      },
+      get takenBytes(): number {
+        return takenBytes();
+      },
+      sendRaw: (pfn, pageCount, pages) => this.#sendRaw(pfn, pageCount, pages),
+      sendBatch: (runs) => this.#sendBatch(runs),
+      news: () => this.#takeNews(),
+    };
+  }
+
+  #sendRaw(pfn: number, pageCount: number, pages: Uint8Array<ArrayBufferLike>): void {
+    const stream = this.#idlest();
+    stream.counts.pages += pageCount;
+    this.#put(stream, FrameType.pages, pfn, pageCount, 0, pages);
+  }
+
+  #sendBatch(runs: readonly CompressedRun[]): Departure {
+    const stream = this.#idlest();
+    for (const { index, pfn, pageCount, pages, payload } of runs) {
+      stream.counts.pages += pageCount;
+      if (payload === undefined) {
+        this.#put(stream, FrameType.pages, pfn, pageCount, 0, pages);
+      } else {
+        this.#put(stream, FrameType.compressedPages, pfn, pageCount, index, payload);
+      }
+    }
+    const { sentBytes } = stream;
+    return {
+      get hasLeft(): boolean {
+        return stream.sentBytes - stream.unflushedBytes >= sentBytes;
+      },
+    };
+  }
+
+  /** All that was being compressed may have been sent: then so is the end of the round. */
+  #takeNews(): void {
+    while (this.#held.length > 0 && this.#compression?.isEmpty === true) {
+      const held = this.#held;
+      this.#held = [];
+      for (const send of held) {
+        send(); // what follows is held again, if the compressor was given something
+      }
+    }
+    this.#event.ring();
+  }
+
   #hasRoom(): boolean {
+    if (this.#held.length > 0) {
+      return false;
+    }
+    const compression = this.#compression;
+    return compression === undefined ? this.#linkHasRoom() : compression.hasRoom(() => this.#linkHasRoom());
+  }
+
+  #linkHasRoom(): boolean {
     for (const stream of this.#streams) {
       if (stream.hasRoom) {
         return true;
       }
     }
     return false;
+  }
+
+  #waitingBytes(): number {
+    let sum = 0;
+    for (const stream of this.#streams) {
+      sum += stream.unflushedBytes;
+    }
+    return sum;
   }
 
   /** Of those that have room, the one with the least before it; else of all. */
@@ -335,7 +451,9 @@ export class SendingStreams {
     value: number,
     payload?: Uint8Array<ArrayBufferLike>,
   ): void {
-    this.#sentBytes += frameBytes(type, pageCount);
+    const bytes = frameBytes(type, pageCount, payload?.length);
+    this.#sentBytes += bytes;
+    stream.sentBytes += bytes;
     stream.put(type, pfn, pageCount, value, payload);
   }
 }

@@ -4,6 +4,7 @@ import { SharedGuestMemory } from '../../memory/guest-memory.js';
 import { type RamBlock, RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { FrameType } from '../../wire/frames.js';
+import { CompressionSlots } from './compression-slots.js';
 import { connectStream, type StreamJoin } from './connect-stream.js';
 import { keepAlive } from './keep-alive.js';
 import { type RingFrame, StreamRingEnd, StreamState } from './stream-ring.js';
@@ -15,6 +16,8 @@ export interface SendingThreadData extends StreamJoin {
   readonly buffers: readonly SharedArrayBuffer[];
   readonly ring: SharedArrayBuffer;
   readonly event: SharedArrayBuffer;
+  /** Where compressed runs lie. */
+  readonly slots: SharedArrayBuffer | undefined;
 }
 
 /** Connects a stream, and sends what comes by the ring until it is told to stop. Used in `workers/stream-sender.ts`. */
@@ -22,6 +25,7 @@ export async function sendFromRing(data: SendingThreadData): Promise<void> {
   const memory = new SharedGuestMemory(new RamLayout(data.blocks), data.buffers);
   const ring = new StreamRingEnd(atomicMapper, data.ring, new EventWord(atomicMapper, data.event));
   const frame: RingFrame = { type: 0, pfn: 0, pageCount: 0, value: 0 };
+  const slots = data.slots === undefined ? undefined : new CompressionSlots(data.slots);
   const cancel = new AbortController();
   const release = keepAlive();
   let sender: StreamSender | undefined;
@@ -31,6 +35,9 @@ export async function sendFromRing(data: SendingThreadData): Promise<void> {
       switch (frame.type) {
         case FrameType.pages:
           sender.pageRun(frame.pfn, frame.pageCount, memory.pages(frame.pfn, frame.pageCount));
+          break;
+        case FrameType.compressedPages:
+          sender.compressedRun(frame.pfn, frame.pageCount, slots!.payload(frame.value));
           break;
         case FrameType.zero:
           sender.zeroRun(frame.pfn, frame.pageCount);

@@ -6,8 +6,9 @@ import { gpaOf, KIB, PAGE_SIZE } from '../../memory/page.js';
 import type { PageBitmap } from '../../memory/page-bitmap.js';
 import type { PageCounts } from '../../wire/channel.js';
 import { FrameDecoder, type FrameHandler } from '../../wire/decoder.js';
-import { type FrameHeader, FrameType } from '../../wire/frames.js';
+import { Feature, type FrameHeader, FrameType } from '../../wire/frames.js';
 import { PageApplier } from '../../wire/page-applier.js';
+import { inflateRun } from './compressed-run.js';
 
 /** Where a socket reads to while the stream is held: never an empty buffer, which Node takes for a lack of them (ENOBUFS). */
 const SPARE_BYTES: number = 64 * KIB;
@@ -50,15 +51,17 @@ export class StreamReceiver implements FrameHandler {
   constructor(options: StreamReceiverOptions) {
     this.#options = options;
     this.#applier = new PageApplier(options.memory, options.written);
+    const { memory, longestRunPages, features } = options;
+    const isCompressed = (features & Feature.compressedRuns) !== 0;
     this.#decoder = new FrameDecoder(this, {
       // Memory that isn't shared may be replaced by its owner while a socket waits to read into it: a run is kept until
-      // all of it is here, and written at once.
-      keptPayloadBytes: options.memory.shared ? 0 : options.longestRunPages * PAGE_SIZE,
+      // all of it is here, and written at once. So is one that is compressed.
+      keptPayloadBytes: memory.shared && !isCompressed ? 0 : longestRunPages * PAGE_SIZE,
       epoch: options.epoch,
       firstSequence: 1, // 0 was its join
       connection: 'stream-from-source',
-      longestRunPages: options.longestRunPages,
-      features: options.features,
+      longestRunPages,
+      features,
     });
   }
 
@@ -136,10 +139,10 @@ export class StreamReceiver implements FrameHandler {
   }
 
   header({ type, pfn, pageCount }: Readonly<FrameHeader>): Uint8Array<ArrayBufferLike> | undefined {
-    if (type !== FrameType.pages) {
+    if (type !== FrameType.pages && type !== FrameType.compressedPages) {
       return undefined;
     }
-    if (this.#options.memory.shared) {
+    if (type === FrameType.pages && this.#options.memory.shared) {
       return this.#applier.target(pfn, pageCount);
     }
     if (this.#options.memory.segmentOf(gpaOf(pfn), pageCount * PAGE_SIZE) === undefined) {
@@ -154,6 +157,10 @@ export class StreamReceiver implements FrameHandler {
         if (!this.#options.memory.shared) {
           this.#applier.target(pfn, pageCount).set(payload);
         }
+        this.#applier.arrived(pageCount);
+        return;
+      case FrameType.compressedPages:
+        inflateRun(payload, this.#applier.target(pfn, pageCount), pageCount);
         this.#applier.arrived(pageCount);
         return;
       case FrameType.zero:

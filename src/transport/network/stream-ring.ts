@@ -4,6 +4,7 @@ import { MIB, PAGE_SIZE } from '../../memory/page.js';
 import type { SharedWords, WordMapper } from '../../memory/shared-words.js';
 import { FRAME_HEADER_BYTES } from '../../wire/channel.js';
 import { FrameType } from '../../wire/frames.js';
+import { MOST_SLOTS, SLOT_RUNS } from './compression-slots.js';
 import { FAILURE_BYTES, readFailure, writeFailure } from './failure-text.js';
 
 /**
@@ -22,7 +23,7 @@ import { FAILURE_BYTES, readFailure, writeFailure } from './failure-text.js';
  *     7  STOP              main             the thread's load after a ring of its doorbell
  *     8  FAILURE_LENGTH    thread
  *     9  PUT_BYTES         main             the thread's load in flushed(): how much is left (wraps)
- *    16  frames            main             1024 × 4 words: type, pfn, pageCount, value; published by WRITE_INDEX
+ *    16  frames            main             2048 × 4 words: type, pfn, pageCount, value; published by WRITE_INDEX
  *        failure           thread           2 KiB
  * ```
  */
@@ -37,12 +38,12 @@ const STOP = 7;
 const FAILURE_LENGTH = 8;
 const PUT_BYTES = 9;
 const FRAMES = 16;
-const FRAME_SLOTS = 1024;
+const FRAME_SLOTS = 2048;
 const FRAME_WORDS = 4;
 const FAILURE_AT = (FRAMES + FRAME_SLOTS * FRAME_WORDS) * 4;
 
-/** Slots for what is sent without asking for room: ends of rounds, and a run that was cut into pieces. */
-const SPARE_SLOTS = 16;
+/** Slots for what is sent without asking for room: ends of rounds, a run that was cut into pieces, all that is being compressed. */
+const SPARE_SLOTS: number = 16 + MOST_SLOTS * SLOT_RUNS;
 
 /** Bytes of frames that may wait in the ring and the socket: more would only delay what comes after. */
 const MOST_UNFLUSHED_BYTES: number = 16 * MIB;
@@ -50,7 +51,8 @@ const MOST_UNFLUSHED_BYTES: number = 16 * MIB;
 const WAKE_BELOW_BYTES: number = MOST_UNFLUSHED_BYTES / 2;
 const WAKE_BELOW_SLOTS: number = FRAME_SLOTS / 2;
 
-export const StreamState = { connecting: 0, open: 1, failed: 2, closed: 3 } as const;
+/** Where a stream is, as far as its thread knows. */
+export const StreamState = { connecting: 0, open: 1, failed: 2 } as const;
 
 /** Bytes of the buffer that both ends are given. */
 export const STREAM_RING_BYTES: number = FAILURE_AT + FAILURE_BYTES;
@@ -63,9 +65,9 @@ export interface RingFrame {
   value: number;
 }
 
-/** What a frame comes to on the wire, uncompressed. */
-export function frameBytes(type: number, pageCount: number): number {
-  return FRAME_HEADER_BYTES + (type === FrameType.pages ? pageCount * PAGE_SIZE : 0);
+/** What a frame comes to on the wire. */
+export function frameBytes(type: number, pageCount: number, compressedBytes = 0): number {
+  return FRAME_HEADER_BYTES + (type === FrameType.pages ? pageCount * PAGE_SIZE : compressedBytes);
 }
 
 /** The main thread's end. */
@@ -98,13 +100,14 @@ export class StreamRing {
     this.#words.store(SOURCE_WAITING, 1);
   }
 
-  put(type: number, pfn: number, pageCount: number, value: number): void {
+  /** `compressedBytes`: of a compressed run's payload, and `value` says which run of the slots it is. */
+  put(type: number, pfn: number, pageCount: number, value: number, compressedBytes = 0): void {
     const at = (this.#writeIndex & (FRAME_SLOTS - 1)) * FRAME_WORDS;
     this.#frames[at] = type;
     this.#frames[at + 1] = pfn;
     this.#frames[at + 2] = pageCount;
     this.#frames[at + 3] = value;
-    this.#putBytes = (this.#putBytes + frameBytes(type, pageCount)) | 0;
+    this.#putBytes = (this.#putBytes + frameBytes(type, pageCount, compressedBytes)) | 0;
     this.#writeIndex = (this.#writeIndex + 1) | 0;
     this.#words.store(PUT_BYTES, this.#putBytes);
     this.#words.store(WRITE_INDEX, this.#writeIndex); // publishes the frame; pairs with the load in take()
@@ -209,14 +212,18 @@ export class StreamRingEnd {
 
   /** Calls `work` at first and whenever the doorbell was rung, until it is told to stop. */
   async serve(work: () => void): Promise<void> {
-    const words = this.#words;
-    for (;;) {
-      const seen = words.load(DOORBELL);
-      if (words.load(STOP) !== 0) {
-        return;
-      }
-      work();
-      await words.waitAsync(DOORBELL, seen); // at once, if it was rung since
+    for (let turn = this.turn(work); turn !== undefined; turn = this.turn(work)) {
+      await turn;
     }
+  }
+
+  /** One turn of that: resolves when there is to be another. Undefined: it is told to stop. */
+  turn(work: () => void): Promise<void> | undefined {
+    const seen = this.#words.load(DOORBELL); // before what it is rung for is looked at
+    if (this.#words.load(STOP) !== 0) {
+      return undefined;
+    }
+    work();
+    return this.#words.waitAsync(DOORBELL, seen) ?? Promise.resolve();
   }
 }

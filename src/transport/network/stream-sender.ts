@@ -2,7 +2,7 @@ import type { Duplex } from 'node:stream';
 import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
 import { MIB } from '../../memory/page.js';
 import { FRAME_HEADER_BYTES } from '../../wire/channel.js';
-import { emptyHeader, encodeHeader, FrameType } from '../../wire/frames.js';
+import { Compression, emptyHeader, encodeHeader, FrameType } from '../../wire/frames.js';
 
 /** What a socket is given before it has written what it has: enough that it never runs dry. */
 const MOST_IN_FLIGHT_BYTES: number = 8 * MIB;
@@ -67,10 +67,13 @@ export class StreamSender {
   /** `payload` is read until it is flushed. */
   pageRun(pfn: number, pageCount: number, payload: Uint8Array<ArrayBufferLike>): void {
     this.#add(FrameType.pages, pfn, pageCount, 0, payload.length);
-    this.#endHeaders();
-    this.#chunks.push(payload);
-    this.#chunkBytes += payload.length;
-    this.#inFlightBytes += payload.length;
+    this.#addPayload(payload);
+  }
+
+  /** The same of a run that was compressed (raw deflate). */
+  compressedRun(pfn: number, pageCount: number, payload: Uint8Array<ArrayBufferLike>): void {
+    this.#add(FrameType.compressedPages, pfn, pageCount, Compression.deflateRaw, payload.length);
+    this.#addPayload(payload);
   }
 
   zeroRun(pfn: number, pageCount: number): void {
@@ -131,6 +134,13 @@ export class StreamSender {
     header.sequence = (header.sequence + 1) >>> 0;
     this.#headersTo += FRAME_HEADER_BYTES;
     this.#inFlightBytes += FRAME_HEADER_BYTES;
+  }
+
+  #addPayload(payload: Uint8Array<ArrayBufferLike>): void {
+    this.#endHeaders();
+    this.#chunks.push(payload);
+    this.#chunkBytes += payload.length;
+    this.#inFlightBytes += payload.length;
   }
 
   #endHeaders(): void {

@@ -8,6 +8,7 @@ import {
   CHECK_PAGES,
   CHECK_REQUEST,
   type ControlBuffer,
+  INTERRUPT_CONFIG,
   VCPU_REQUEST,
   VCPU_STATE,
   VcpuRequest,
@@ -51,6 +52,7 @@ function scriptedWords(words: SharedWords, asleep: (timeoutMs: number) => void):
 function runScript(
   script: Script,
   runtimes: { booted?: GuestRuntime; arrive?: () => GuestRuntime },
+  clock?: () => number,
 ): { control: ControlBuffer; states: number[]; sleeps: number[] } {
   const states: number[] = [];
   const sleeps: number[] = [];
@@ -72,7 +74,7 @@ function runScript(
   const never = (): never => {
     throw new Error('nothing is to arrive');
   };
-  runVcpu(control, runtimes.booted, runtimes.arrive ?? never);
+  runVcpu(control, runtimes.booted, runtimes.arrive ?? never, clock);
   return { control, states, sleeps };
 }
 
@@ -206,6 +208,132 @@ describe('the vCPU', () => {
   it('cannot check a guest that has not arrived', () => {
     const { control } = runScript([(c) => void c.words.add(CHECK_REQUEST, 1), request(exit)], {});
     expect(control.words.load(CHECK_DONE)).toBe(0);
+  });
+});
+
+describe('a vCPU that is throttled', () => {
+  /**
+   * Time is what the script says: an entry is what happens while the vCPU sleeps, at such a moment. `steps` has, for each
+   * slice of the guest, how far its clock was behind; `stepsAt` how many there had been at each entry.
+   */
+  function runThrottled(
+    share: number,
+    entries: readonly (readonly [at: number, act: (control: ControlBuffer) => void])[],
+  ): { states: number[]; sleeps: number[]; steps: number[]; stepsAt: number[] } {
+    const { runtime } = bootGuest();
+    const steps: number[] = [];
+    const stepsAt: number[] = [];
+    const step = runtime.step.bind(runtime);
+    runtime.step = (now) => {
+      steps.push(epochMs() - now);
+      return step(now);
+    };
+    let now = 0;
+    const begin = (control: ControlBuffer): void => {
+      control.throttle = share;
+      control.request(run);
+    };
+    const script = [[0, begin] as const, ...entries].map(([at, act]) => (control: ControlBuffer): void => {
+      now = at;
+      stepsAt.push(steps.length);
+      act(control);
+    });
+    return { ...runScript(script, { booted: runtime }, () => now), steps, stepsAt };
+  }
+  const nothing = (): void => undefined;
+
+  it('runs for slices of 10 ms and stands still in between', () => {
+    const { sleeps } = runThrottled(0.75, [
+      [10, nothing],
+      [40, nothing],
+      [50, nothing],
+      [80, request(exit)],
+    ]);
+    expect(sleeps.slice(1)).toEqual([10, 30, 10, 30]);
+  });
+
+  it('is not let run by a ring, nor by an interrupt, before its pause is over', () => {
+    const { sleeps, steps, stepsAt } = runThrottled(0.5, [
+      [10, nothing],
+      [13, (control) => control.interrupt(INTERRUPT_CONFIG)],
+      [14, (control) => control.ringGuest()],
+      [20, nothing],
+      [22, request(exit)],
+    ]);
+    expect(sleeps.slice(1)).toEqual([10, 10, 7, 6, 10]);
+    expect(stepsAt).toEqual([0, 1, 2, 2, 2, 3]); // the second began while there was still a little left of the slice
+    expect(steps.length).toBe(3);
+  });
+
+  it('stops and ends at once, in the midst of a pause', () => {
+    const ended = runThrottled(0.875, [
+      [10, nothing],
+      [11, request(exit)],
+    ]);
+    expect(ended.sleeps.slice(1)).toEqual([10, 70]);
+    const { sleeps, states, steps } = runThrottled(0.875, [
+      [10, nothing],
+      [11, request(pause)],
+      [500, request(run)],
+      [510, request(exit)],
+    ]);
+    expect(sleeps.slice(1)).toEqual([10, 70, Number.POSITIVE_INFINITY, 10]);
+    expect(states.slice(1)).toEqual([running, running, paused, running]);
+    expect(ended.steps.length).toBe(2); // none after the pause began
+    expect(steps.length).toBe(3);
+  });
+
+  it('checks itself at once, in the midst of a pause, and goes on pausing', () => {
+    const done: number[] = [];
+    const { sleeps, steps } = runThrottled(0.75, [
+      [10, nothing],
+      [15, ({ words }) => void words.add(CHECK_REQUEST, 1)],
+      [20, ({ words }) => void done.push(words.load(CHECK_DONE))],
+      [21, request(exit)],
+    ]);
+    expect(sleeps.slice(1)).toEqual([10, 30, 25, 20]);
+    expect(done).toEqual([1]);
+    expect(steps.length).toBe(2);
+  });
+
+  it('goes on at once when the throttle is taken away', () => {
+    const { sleeps } = runThrottled(0.75, [
+      [10, nothing],
+      [
+        11,
+        (control) => {
+          control.throttle = 0;
+        },
+      ],
+      [12, request(exit)],
+    ]);
+    expect(sleeps.slice(1)).toEqual([10, 30, Number.POSITIVE_INFINITY]);
+  });
+
+  it('has a clock that stands still in its pauses, so that it need not make up for them', () => {
+    const { steps } = runThrottled(0.5, [
+      [10, nothing],
+      [20, nothing],
+      [25, nothing],
+      [30, nothing],
+      [45, request(exit)], // woken late: all of it was taken
+    ]);
+    expect(steps[0]).toBeLessThan(1);
+    expect(steps.at(-1)).toBeGreaterThanOrEqual(10);
+    expect(steps.at(-1)).toBeLessThan(15);
+  });
+
+  it('takes a share to the thousandth, and never all of the time', () => {
+    const control = makeControl();
+    for (const [share, taken] of [
+      [0.3, 0.3],
+      [0.1239, 0.124],
+      [0.9999, 0.999],
+      [0, 0],
+    ] as const) {
+      control.throttle = share;
+      expect(control.throttle).toBe(taken);
+    }
   });
 });
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { LacunaError } from '../../../src/errors.js';
+import { STALL_ACTIONS } from '../../../src/migration/convergence.js';
 import {
   DEFAULT_OPTIONS,
   type MigrationOptions,
@@ -47,6 +48,14 @@ describe('what makes sense', () => {
     expect(resolveOptions({ schedule }).schedule).toBe(schedule);
   });
 
+  it.each(STALL_ACTIONS)('onStall %s', (onStall) => {
+    expect(resolveOptions({ onStall }).onStall).toBe(onStall);
+  });
+
+  it.each([undefined, 1, Number.POSITIVE_INFINITY])('switchoverBytesPerSecond %s', (rate) => {
+    expect(resolveOptions({ switchoverBytesPerSecond: rate }).switchoverBytesPerSecond).toBe(rate);
+  });
+
   it.each(TIMES)('%s of 0', (name) => {
     expect(resolveOptions({ [name]: 0 })[name]).toBe(0);
   });
@@ -63,10 +72,32 @@ describe('what does not is refused by name', () => {
     expect(error?.message).toContain('never');
   });
 
-  it.each([0, -1, Number.NaN])('bytesPerSecond %d', (bytesPerSecond) => {
-    const error = refusal({ bytesPerSecond });
+  it('an unknown onStall', () => {
+    const error = refusal({ onStall: 'wait' as 'switch' });
     expect(error?.code).toBe('INVALID_ARGUMENT');
-    expect(error?.message).toContain('bytesPerSecond');
+    expect(error?.message).toContain('"wait": one of switch, throttle, cancel');
+  });
+
+  it.each([
+    ['throttleMax', 0],
+    ['throttleMax', 0.991],
+    ['throttleMax', Number.NaN],
+    ['throttleInitial', 0],
+    ['throttleInitial', 0.81],
+    ['throttleInitial', Number.NaN],
+    ['throttleIncrement', 0],
+    ['throttleIncrement', 1.01],
+    ['throttleIncrement', Number.NaN],
+    ['bytesPerSecond', 0],
+    ['bytesPerSecond', -1],
+    ['bytesPerSecond', Number.NaN],
+    ['switchoverBytesPerSecond', 0],
+    ['switchoverBytesPerSecond', -1],
+    ['switchoverBytesPerSecond', Number.NaN],
+  ] as const)('%s %d', (name, value) => {
+    const error = refusal({ [name]: value });
+    expect(error?.code).toBe('INVALID_ARGUMENT');
+    expect(error?.message).toMatch(new RegExp(`^${name} ${value}:`));
   });
 
   it.each(

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { mergeReports } from '../../../src/report/merge.js';
+import { notesOf } from '../../../src/report/notes.js';
 import { parseBenchReport } from '../../../src/report/parse.js';
 import type { BenchReport, BenchRun } from '../../../src/report/schema.js';
 import { planRequest, reportFor } from '../../support/reports.js';
@@ -190,6 +191,7 @@ describe('reading a report', () => {
     readonly runs: {
       point?: unknown;
       fromTheFuture?: unknown;
+      'cpu-throttle-percentage'?: number;
       readonly cpu: { guest: unknown };
       readonly ram: object;
     }[];
@@ -215,6 +217,19 @@ describe('reading a report', () => {
     const json = stored();
     json.runs[0]!.cpu.guest = null;
     expect(parseBenchReport(json).runs[0]!.cpu.guest).toBeNaN();
+  });
+
+  it('takes one of before guests could be throttled, and says where they were', () => {
+    const json = stored();
+    delete json.runs[0]!['cpu-throttle-percentage'];
+    const parsed = parseBenchReport(json);
+    expect(parsed.runs[0]!['cpu-throttle-percentage']).toBe(0);
+    expect(notesOf(parsed).join()).not.toContain('throttled');
+    json.runs[0]!['cpu-throttle-percentage'] = 40;
+    json.runs[1]!['cpu-throttle-percentage'] = 70;
+    expect(notesOf(parseBenchReport(json))).toContain(
+      `guests throttled in 2 of ${json.runs.length} runs, up to 70 % of the time`,
+    );
   });
 
   it.each<[string, (json: Stored) => void, RegExp]>([

@@ -286,8 +286,11 @@ function happenings(run: RunReport): Moment[] {
       `0, the stop sign: ${session.ranges.toLocaleString('en')} ranges, no more to come`,
     );
   }
-  for (const { ms, type, round } of run.timeline.events) {
+  for (const { ms, type, round, share = 0 } of run.timeline.events) {
     switch (type) {
+      case 'throttled':
+        list.push({ x: ms, label: `the guest stands still ${formatShare(share)} of the time: throttled` });
+        break;
       case 'round-end':
         list.push({ x: ms, label: `round ${round} has ended` });
         break;
@@ -441,6 +444,7 @@ export function numbersSection({ runs, sweep }: BenchReport): HTMLElement {
           'workload',
           'total-time',
           'downtime',
+          'throttled, %',
           'sent, MiB',
           'skipped',
           'zero',
@@ -463,6 +467,7 @@ export function numbersSection({ runs, sweep }: BenchReport): HTMLElement {
           run.workload,
           formatMs(run['total-time']),
           formatMs(run.downtime ?? Number.NaN),
+          String(run['cpu-throttle-percentage']),
           formatMib(run.ram.transferred),
           String(run.ram.skipped),
           String(run.ram.duplicate),
