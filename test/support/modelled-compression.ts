@@ -10,6 +10,8 @@ export interface Conditions {
   readonly ratio: number;
   /** What the source could send at the most, were the link no limit. */
   readonly sourceBytesPerMs?: number;
+  /** How often the sender gets to do anything at all: on a busy machine, less often than it is rung. */
+  readonly turnEveryMs?: number;
 }
 
 interface Queued {
@@ -45,6 +47,7 @@ export class ModelledSender {
   #takenBytes = 0;
   #kernelBytes = 0;
   #sourceBytes = 0;
+  #turnAt = 0;
 
   constructor(mode: 'auto' | 'on', threads = 1) {
     this.policy = new CompressionPolicy(mode, threads);
@@ -58,12 +61,15 @@ export class ModelledSender {
       this.now += STEP_MS;
       this.#kernelBytes = Math.max(0, this.#kernelBytes - conditions.linkBytesPerMs * STEP_MS * noise());
       this.#sourceBytes = Math.min(
-        4 * RUN_BYTES,
+        4 * RUN_BYTES + (conditions.sourceBytesPerMs ?? 4e6) * (conditions.turnEveryMs ?? 0),
         this.#sourceBytes + (conditions.sourceBytesPerMs ?? 4e6) * STEP_MS,
       );
       this.#move();
-      this.#finish(conditions, noise);
-      this.#send(conditions, noise);
+      if (this.now >= this.#turnAt) {
+        this.#turnAt = this.now + (conditions.turnEveryMs ?? 0);
+        this.#finish(conditions, noise);
+        this.#send(conditions, noise);
+      }
     }
   }
 
@@ -144,8 +150,7 @@ export class ModelledSender {
   #give(wire: number, guest: number, slot: boolean): void {
     this.policy.link(this.#takenBytes, this.#waitingBytes, this.now);
     this.#queue.push({ wire, guest, slot });
-    this.#waitingBytes += wire;
-    this.#move();
+    this.#waitingBytes += wire; // until the stream's thread has come to it
     this.policy.link(this.#takenBytes, this.#waitingBytes, this.now);
   }
 }

@@ -46,8 +46,10 @@ const NOT_WORTH_IT = 1 / 8;
 const PROBE_EVERY_MS = 500;
 const PROBE_BYTES: number = MIB;
 /** With less than either before it, in the kernel's buffers too, the link is about to run dry. */
-const LINK_LOW_BYTES: number = MIB / 2;
+const LINK_LOW_BYTES: number = 8 * MIB;
 const LINK_LOW_MS = 10;
+/** The first of them while it isn't known what the link carries. */
+const FIRST_LOW_BYTES: number = MIB;
 /** What the kernel holds of a connection, at the most that it is taken for. */
 const MOST_KERNEL_BYTES: number = 4 * MIB;
 /** A link that had nothing to do at times, while runs were held back, is given so much more than it is known to carry. */
@@ -66,8 +68,8 @@ const FASTER = 1.5;
  * state: while on, what the pool has no room for keeps the link busy; while off, a probe keeps S up to date.
  *
  * That nothing waits does not mean that the link has nothing to do: the kernel has taken it, some MiB, which a slow link
- * carries for a while. So what the kernel holds is reckoned, by L; and where that holds runs back from a link that has
- * nothing to do, by more than L, until the link shows what it can do.
+ * carries for a while. So what the kernel holds is reckoned, by L. Where runs are held back and the link has had nothing
+ * to do all the same, it is reckoned to carry more, until it shows what it can do.
  */
 export class CompressionPolicy {
   readonly counts: CompressionCounts = {
@@ -98,7 +100,7 @@ export class CompressionPolicy {
   /** What the kernel holds, by reckoning, at {@link #seenAt}, and what the link is reckoned to carry; NaN: not known yet. */
   #kernelBytes = 0;
   #reckonedBytesPerMs = Number.NaN;
-  /** Of the window: a run was held back by what the kernel holds. */
+  /** Of the window: a run was held back. */
   #heldBack = false;
   #probeAt = Number.NEGATIVE_INFINITY;
   #probeBytes = 0;
@@ -136,11 +138,11 @@ export class CompressionPolicy {
       return 'wait';
     }
     const rate = this.#reckonedBytesPerMs;
-    const lowBytes = Number.isNaN(rate) ? LINK_LOW_BYTES : Math.min(LINK_LOW_BYTES, LINK_LOW_MS * rate);
+    const lowBytes = Number.isNaN(rate) ? FIRST_LOW_BYTES : Math.min(LINK_LOW_BYTES, LINK_LOW_MS * rate);
     if (waitingBytes + this.#kernelBytes < lowBytes) {
       return 'raw';
     }
-    this.#heldBack ||= waitingBytes < lowBytes;
+    this.#heldBack = true;
     return 'wait';
   }
 
@@ -202,8 +204,8 @@ export class CompressionPolicy {
     const hasMoved = takenBytes !== this.#seenTaken;
     if (!Number.isNaN(this.#reckonedBytesPerMs)) {
       const carried = (now - this.#seenAt) * this.#reckonedBytesPerMs;
-      const held = Math.max(0, this.#kernelBytes - carried) + takenBytes - this.#seenTaken;
-      this.#kernelBytes = Math.min(MOST_KERNEL_BYTES, held);
+      const held = this.#kernelBytes + takenBytes - this.#seenTaken - carried;
+      this.#kernelBytes = Math.min(MOST_KERNEL_BYTES, Math.max(0, held));
     }
     this.#seenAt = now;
     this.#seenWaiting = waitingBytes;

@@ -47,6 +47,18 @@ describe('auto', () => {
     expect(sender.policy.counts.runsLinkFaster).toBeGreaterThan(30_000);
   });
 
+  it.each([2, 5, 10, 20])(
+    'sees a fast link from a busy machine, too, which gives it a turn every %d ms',
+    (turnEveryMs) => {
+      // What a link carries is not known by what little it was given.
+      const sender = new ModelledSender('auto');
+      sender.run(1500, { ...LOOPBACK, threadBytesPerMs: 30_000, turnEveryMs });
+      expect(sender.policy.active).toBe(false);
+      sender.run(6000, { ...LOOPBACK, threadBytesPerMs: 30_000, turnEveryMs });
+      expect(sender.policy.switches).toBe(1);
+    },
+  );
+
   it('never goes on for contents that do not shrink, and sends them as fast as the link takes them', () => {
     const sender = new ModelledSender('auto');
     sender.run(20_000, { ...MBIT_100, ratio: 1 });
