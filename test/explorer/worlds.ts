@@ -162,23 +162,23 @@ export const WORLDS: readonly NamedWorld[] = [
   world(
     'the link breaks at any moment, and is restored: a used page is written',
     { ...THREE_PAGES, hints: false, rounds: 1, faults: ['link-breaks'], ...WRITE },
-    [13_418, 22_808, 48],
+    [12_788, 22_178, 46],
   ),
   world(
     'the link breaks at any moment, and is restored, or not in time, or it is cancelled meanwhile',
     { ...THREE_PAGES, hints: false, rounds: 1, faults: ['link-breaks'], cancels: 1, timeouts: 1, ...QUIET },
-    [7_872, 11_405, 40],
+    [7_812, 11_330, 39],
   ),
   world(
     'the link breaks at any moment, and is restored: the guest only reports',
     { ...THREE_PAGES, rounds: 1, faults: ['link-breaks'], ...QUIET },
-    [150_146, 242_271, 68],
+    [140_115, 232_240, 68],
     true,
   ),
   world(
     'the link breaks at any moment, and is restored: a free page is taken back and written',
     { ...THREE_PAGES, ringSize: 8, rounds: 1, faults: ['link-breaks'], ...TAKE_BACK },
-    [902_535, 1_532_641, 77],
+    [865_179, 1_495_285, 77],
     true,
   ),
   world('a reply is lost', { rounds: 1, faults: ['reply-lost'], cancels: 1, ...QUIET }, [2_817, 5_009, 39]),

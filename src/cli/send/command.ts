@@ -194,9 +194,10 @@ function sendRequestOf(
   if (to === undefined) {
     throw new LacunaError('INVALID_ARGUMENT', '--to HOST:PORT is missing: where lacuna receive listens');
   }
+  const tls = tlsSettingsOf(options);
   return {
     to,
-    tls: tlsSettingsOf(options),
+    tls,
     streams: options.channels,
     compression: options.compress,
     spec: {
@@ -213,6 +214,7 @@ function sendRequestOf(
       initOnAlloc: options.initOnAlloc,
       pagePoison: options.pagePoison ?? null,
       link: options.maxBandwidth,
+      transport: tls === undefined ? 'tcp' : 'tls',
       downtimeLimitMs: options.downtimeLimit,
       destination: 'untouched',
       seed: options.seed,

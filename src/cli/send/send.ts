@@ -1,5 +1,6 @@
 import pc from 'picocolors';
 import { isLacunaError, messageOf } from '../../errors.js';
+import { isClean } from '../../guest/runtime.js';
 import { EventWord } from '../../memory/control-buffer.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
 import { RamLayout } from '../../memory/ram-layout.js';
@@ -21,7 +22,6 @@ import {
   bootGuest,
   describeRun,
   heldBytes,
-  isClean,
   letRun,
   type Measured,
   type RunSpec,
@@ -140,12 +140,12 @@ class Sending {
     }
     const { source } = measured;
     if (source.phase === 'completed') {
-      this.#report(describeRun(this.#spec, layout, this.#transport), measured, 'unseen');
+      this.#report(describeRun(this.#spec, layout), measured, 'unseen');
       console.log(this.#arrived(source));
       return ExitCode.ok;
     }
     const passed = await this.#check();
-    this.#report(describeRun(this.#spec, layout, this.#transport), measured, passed ? 'passed' : 'failed');
+    this.#report(describeRun(this.#spec, layout), measured, passed ? 'passed' : 'failed');
     await this.#stayed(this.#whyHere(source), passed);
     return passed ? this.#codeOf(source) : ExitCode.verificationFailed;
   }
@@ -157,10 +157,6 @@ class Sending {
     this.#control?.close();
     await this.#guest?.stop();
     await this.#channel?.close();
-  }
-
-  get #transport(): 'tcp' | 'tls' {
-    return this.#request.tls === undefined ? 'tcp' : 'tls';
   }
 
   async #connect(

@@ -77,8 +77,8 @@ const DEFAULT_CONNECT_TIMEOUT_MS = 10_000;
 const LAST_WORDS_MS = 200;
 /** A run may be cut into so many: a stream that has said it was writable has room for them. */
 const MOST_PIECES = 8;
-/** A destination that takes no longer runs than this would be sent more headers than is sensible. */
-const LEAST_RUN_PAGES = 1024;
+/** A good `maxRunPages` for a migration over the network: 4 MiB a write. Every destination takes as much. */
+export const NETWORK_RUN_PAGES = 1024;
 const NO_NONCE: Uint8Array = new Uint8Array(ID_BYTES);
 
 /**
@@ -603,10 +603,10 @@ class Session {
     if (welcome.tickets.length === 0) {
       throw new LacunaError('DESTINATION_FAILED', 'the destination has ended this migration');
     }
-    if (welcome.longestRunPages < LEAST_RUN_PAGES) {
+    if (welcome.longestRunPages < NETWORK_RUN_PAGES) {
       throw new LacunaError(
         'UNSUPPORTED',
-        `the destination takes runs of ${welcome.longestRunPages} pages; this source needs ${LEAST_RUN_PAGES}`,
+        `the destination takes runs of ${welcome.longestRunPages} pages; this source needs ${NETWORK_RUN_PAGES}`,
       );
     }
     const { endpoint, memory, event } = this.#options;
