@@ -340,7 +340,7 @@ describe('connections', () => {
   });
 
   it('in a flood push each other out, and nobody who has something to say', async () => {
-    await listen();
+    await listen({ timeouts: { handshakeMs: 600_000 } });
     const idle: HandMade[] = [];
     for (let i = 0; i < 200; i += 1) {
       idle.push(await peer());
@@ -353,7 +353,7 @@ describe('connections', () => {
   });
 
   it('of a source that goes silent are given up, and another is served', async () => {
-    await listen({ timeouts: { silenceMs: 50, keepMs: 50 } });
+    await listen({ timeouts: { silenceMs: 500, keepMs: 50 } });
     await admitted();
     expect(await destination.event('discarded')).toMatchObject({
       text: expect.stringMatching(/did not come back/),
@@ -458,7 +458,7 @@ describe('a stream that breaks', () => {
     await listen();
     const { control, stream } = await admitted();
     stream.close();
-    await destination.event('lost');
+    expect(await destination.event('lost')).toMatchObject({ text: expect.stringMatching(/stream 0/) });
     await until(() => control.closed, 'the control connection to be closed');
     expect(await (await peer(2)).hello({ resumes: true })).toMatchObject({ status: 'kept' });
   });

@@ -298,9 +298,9 @@ describe('a link that breaks before the commit', () => {
   });
 
   it('that goes silent is given up by both ends, and restored', async () => {
-    const destination = await listen({ timeouts: { silenceMs: 100 } });
+    const destination = await listen({ timeouts: { silenceMs: 1000 } });
     const proxy = await proxyTo(destination.port);
-    const source = await connect(proxy.port, { silenceMs: 100 });
+    const source = await connect(proxy.port, { silenceMs: 1000 });
     proxy.swallows = 'everything';
     expect(await source.message()).toMatchObject({ type: 'lost' }); // whoever notices first closes
     expect(await destination.event('lost')).toMatchObject({ text: expect.stringMatching(/100 ms|closed/) });
