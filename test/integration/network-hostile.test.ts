@@ -369,7 +369,7 @@ describe('connections', () => {
     expect(await destination.event('discarded')).toMatchObject({
       text: expect.stringMatching(/before anything had come: .*did not join/),
     });
-    await stillServes();
+    await servesEventually();
   });
 
   it('that ask what became of migrations are limited', async () => {
