@@ -22,6 +22,7 @@ import {
   DEVICE_STATE,
   Ends,
   GUEST_LAYOUT,
+  HandMade,
   sameMemory,
   TestDestination,
   TestSource,
@@ -105,6 +106,18 @@ describe('a migration', () => {
     const destination = await listen({ timeouts: { silenceMs: 300 } });
     destination.admissionMs = 1000;
     await move(destination, destination.port, { silenceMs: 300 });
+  });
+
+  it('whose source goes before anything has come is not waited for', async () => {
+    const destination = await listen();
+    const source = await HandMade.connect(destination.port);
+    await source.hello();
+    source.close();
+    expect(await destination.event('discarded')).toMatchObject({
+      text: expect.stringMatching(/before anything had come/),
+    });
+    expect(destination.events.map(({ type }) => type)).toEqual(['offered', 'discarded']);
+    await move(destination);
   });
 
   it('cuts runs that are longer than the destination takes', async () => {

@@ -255,6 +255,11 @@ export class IncomingMigration {
     if (this.phase === 'starting') {
       return; // what becomes of it is taken down, for when it is asked
     }
+    if (!this.#wasLinked) {
+      // Its source has given the attempt up: it comes back as another migration, if at all.
+      void this.discard(`its source went before anything had come: ${error.message}`);
+      return;
+    }
     this.#host.say('lost', `the link broke: ${error.message}; what has arrived is kept for ${keepMs} ms`);
     this.#timer = setTimeout(
       () => void this.discard(`the link broke, and its source did not come back within ${keepMs} ms`),
