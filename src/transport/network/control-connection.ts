@@ -66,6 +66,7 @@ export class ControlConnection {
   #sequence = 0;
   #over = false;
   #heardAt: number = performance.now();
+  #isPatient = false;
   #interval: ReturnType<typeof setInterval> | undefined;
   #linger: ReturnType<typeof setTimeout> | undefined;
   #pongDue: number | undefined;
@@ -123,6 +124,12 @@ export class ControlConnection {
   /** Whether nothing follows the frame that is being handled. */
   get isBetweenFrames(): boolean {
     return this.#decoder.isBetweenFrames;
+  }
+
+  /** While it is set, silence does not count: the other end may take its time, or it is this one's turn. */
+  set patient(isPatient: boolean) {
+    this.#isPatient = isPatient;
+    this.#heardAt = performance.now();
   }
 
   /** What may arrive from the next frame on. */
@@ -252,7 +259,8 @@ export class ControlConnection {
     if (this.#over) {
       return;
     }
-    if (pings && this.#socket.writableLength < MOST_UNREAD_BYTES) {
+    // Nothing goes between hello and welcome, and nothing but that is answered first.
+    if (pings && this.firstByte !== undefined && this.#socket.writableLength < MOST_UNREAD_BYTES) {
       this.#write(FrameType.ping, 0);
     }
     if (this.#isSilent()) {
@@ -266,7 +274,7 @@ export class ControlConnection {
   }
 
   #isSilent(): boolean {
-    return performance.now() - this.#heardAt > this.#silenceMs;
+    return !this.#isPatient && performance.now() - this.#heardAt > this.#silenceMs;
   }
 
   #write(type: number, value: number, payload?: Uint8Array): void {
