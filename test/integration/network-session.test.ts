@@ -70,19 +70,6 @@ describe('a migration', () => {
     expect(new Set(destination.events.map(({ migrationId }) => migrationId)).size).toBe(2);
   });
 
-  it('may be welcomed late: meanwhile nothing is sent, and silence does not count', async () => {
-    const destination = await listen({ timeouts: { silenceMs: 400 } });
-    const { admit } = destination;
-    destination.admit = async (...offer) => {
-      await new Promise((resolve) => {
-        setTimeout(resolve, 1200);
-      });
-      return admit.call(destination, ...offer);
-    };
-    await move(destination, destination.port, { silenceMs: 400 });
-    expect(destination.events.map(({ type }) => type)).not.toContain('lost');
-  });
-
   it('is counted stream by stream', async () => {
     const destination = await listen();
     const source = await connect(destination.port, { streams: 3 });

@@ -9,7 +9,7 @@ import { atomicMapper } from '../../src/memory/shared-words.js';
 import { wakeOrTimeout } from '../../src/migration/migrate.js';
 import { Receiver } from '../../src/migration/receiver.js';
 import type { DestinationVm } from '../../src/migration/vm.js';
-import type { Admission, ListenerEvent } from '../../src/transport/network/incoming-migration.js';
+import type { ListenerEvent } from '../../src/transport/network/incoming-migration.js';
 import {
   type ListenOptions,
   listenForMigrations,
@@ -101,7 +101,16 @@ export class TestDestination {
       {
         host: '127.0.0.1',
         port: 0,
-        admit: (...offer) => destination.admit(...offer),
+        admit: async (offer, reply, applied) => {
+          const guest = new ArrivingVm(offer.layout);
+          guest.refusal = destination.refusal;
+          destination.guests.push(guest);
+          return {
+            memory: guest.memory,
+            sink: new Receiver(guest, reply, applied),
+            ended: (outcome) => destination.outcomes.push(outcome),
+          };
+        },
         onEvent: (event) => destination.events.push(event),
         ...options,
       },
@@ -112,17 +121,6 @@ export class TestDestination {
 
   get port(): number {
     return this.listener.port;
-  }
-
-  async admit(...[offer, reply, applied]: Parameters<ListenOptions['admit']>): Promise<Admission> {
-    const guest = new ArrivingVm(offer.layout);
-    guest.refusal = this.refusal;
-    this.guests.push(guest);
-    return {
-      memory: guest.memory,
-      sink: new Receiver(guest, reply, applied),
-      ended: (outcome) => this.outcomes.push(outcome),
-    };
   }
 
   /** Waits for an event of this type, from the `from`th event on. */

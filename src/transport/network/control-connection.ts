@@ -66,7 +66,6 @@ export class ControlConnection {
   #sequence = 0;
   #over = false;
   #heardAt: number = performance.now();
-  #isPatient = false;
   #interval: ReturnType<typeof setInterval> | undefined;
   #linger: ReturnType<typeof setTimeout> | undefined;
   #pongDue: number | undefined;
@@ -124,12 +123,6 @@ export class ControlConnection {
   /** Whether nothing follows the frame that is being handled. */
   get isBetweenFrames(): boolean {
     return this.#decoder.isBetweenFrames;
-  }
-
-  /** While it is set, silence does not count: the other end may take its time, or it is this one's turn. */
-  set patient(isPatient: boolean) {
-    this.#isPatient = isPatient;
-    this.#heardAt = performance.now();
   }
 
   /** What may arrive from the next frame on. */
@@ -259,8 +252,7 @@ export class ControlConnection {
     if (this.#over) {
       return;
     }
-    // Nothing goes between hello and welcome, and nothing but that is answered first.
-    if (pings && this.firstByte !== undefined && this.#socket.writableLength < MOST_UNREAD_BYTES) {
+    if (pings && this.#socket.writableLength < MOST_UNREAD_BYTES) {
       this.#write(FrameType.ping, 0);
     }
     if (this.#isSilent()) {
@@ -274,7 +266,7 @@ export class ControlConnection {
   }
 
   #isSilent(): boolean {
-    return !this.#isPatient && performance.now() - this.#heardAt > this.#silenceMs;
+    return performance.now() - this.#heardAt > this.#silenceMs;
   }
 
   #write(type: number, value: number, payload?: Uint8Array): void {

@@ -309,7 +309,6 @@ export class IncomingMigration {
     status: WelcomeStatus,
     tickets: readonly Uint8Array[],
   ): void {
-    connection.patient = false; // from here on it has something to say
     connection.send(FrameType.welcome, 0, welcomeTo(hello, status, this.#host.nonce, tickets));
   }
 

@@ -240,7 +240,6 @@ export class MigrationListener {
           } else if (header.type === FrameType.hello) {
             const hello = this.#readHello(payload, isSecured);
             connection.expect('control-from-source');
-            connection.patient = true; // it waits for the welcome
             known();
             peer.id = Buffer.from(hello.migrationId).toString('hex');
             this.#greet(peer, peer.id, header.epoch, hello);
@@ -425,7 +424,6 @@ export class MigrationListener {
     this.#limitQueries(connection);
     peer.mayAsk = true;
     const status = isSettled ? 'settled' : 'unknown';
-    connection.patient = false;
     connection.send(FrameType.welcome, 0, welcomeTo(hello, status, this.#nonce));
   }
 

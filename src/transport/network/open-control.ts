@@ -132,7 +132,6 @@ function greeted(
             clearTimeout(timer);
             signal.removeEventListener('abort', onAbort);
             isWelcome = true;
-            connection.patient = false;
             resolve({ connection, welcome });
           } else {
             throw new LacunaError('PROTOCOL_VIOLATION', 'the destination did not begin with a welcome');
@@ -158,8 +157,6 @@ function greeted(
       WELCOME_TIMEOUT_MS,
     );
     signal.addEventListener('abort', onAbort, { once: true });
-    // Memory may have to be found first. What comes back later is expected, and is told at once.
-    connection.patient = !hello.resumes;
     connection.send(FrameType.hello, 0, encodeHello(hello));
   });
 }
