@@ -49,6 +49,7 @@ export {
 export {
   type ConnectOptions,
   connectMigration,
+  NETWORK_RUN_PAGES,
   type NetworkChannel,
 } from './transport/network/network-channel.js';
 export type { TlsSettings } from './transport/network/tls.js';

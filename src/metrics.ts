@@ -12,6 +12,7 @@ import {
   subscribeToMigrations,
 } from './diagnostics.js';
 import { PAGE_SIZE } from './memory/page.js';
+import type { MigrationEvent } from './migration/precopy.js';
 import type { MigrationReport } from './migration/report.js';
 
 /** What of the prom-client module is used: pass the module itself. */
@@ -94,6 +95,7 @@ function followMigrations(metrics: Metrics): () => void {
   const phases = new Whereabouts(metrics.running, 'phase');
   return subscribeToMigrations({
     start: ({ id }) => phases.enter(id, 'setup'),
+    event: ({ event }) => countLink(metrics, 'source', event),
     progress: ({ id, name, progress }) => {
       phases.enter(id, progress.phase);
       metrics.round.set({ migration: name }, progress.round);
@@ -120,11 +122,7 @@ function followIncoming(metrics: Metrics): () => void {
     start: ({ id }) => states.enter(id, 'receiving'),
     event: ({ id, event }) => {
       states.enter(id, stateAfter(event));
-      if (event.type === 'lost') {
-        metrics.linkLosses.inc({ end: 'destination' });
-      } else if (event.type === 'restored') {
-        metrics.linkRecoveries.inc({ end: 'destination', kept: String(event.kept) });
-      }
+      countLink(metrics, 'destination', event);
     },
     progress: ({ name, counts }) => metrics.received.set({ migration: name }, counts.bytes),
     end: ({ id, name, outcome, counts }) => {
@@ -140,6 +138,19 @@ function followIncoming(metrics: Metrics): () => void {
 /** Where a guest that comes in is after an event. */
 function stateAfter({ type }: IncomingEvent): string {
   return type === 'restored' ? 'receiving' : type;
+}
+
+/** Links break at both ends, and each sees it for itself. */
+function countLink(
+  metrics: Metrics,
+  end: 'source' | 'destination',
+  event: MigrationEvent | IncomingEvent,
+): void {
+  if (event.type === 'lost') {
+    metrics.linkLosses.inc({ end });
+  } else if (event.type === 'restored') {
+    metrics.linkRecoveries.inc({ end, kept: String(event.kept) });
+  }
 }
 
 function countArrived(metrics: Metrics, { bytes, pages, zeroPages, filledPages }: IncomingCounts): void {

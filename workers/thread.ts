@@ -8,10 +8,11 @@ export function work<T>(run: (data: T) => void | Promise<void>): void {
     void run(workerData as T); // what it rejects with ends the thread, as what it throws does
     return;
   }
-  parentPort?.on('message', async (data: T) => {
+  const next = async (data: T): Promise<void> => {
     await run(data);
     say({ type: 'done' });
-  });
+  };
+  parentPort?.on('message', (data: T) => void next(data));
 }
 
 /** Tells the thread that started this one that it is up. */

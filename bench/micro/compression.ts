@@ -3,7 +3,7 @@
  * and whether `auto` sees that. All threads (the link's too, which is a proxy) share this machine's cores.
  *
  * ```
- * npm run bench:compression [-- streams, 1]
+ * npm run bench:compression [-- streams, 1] [seconds for each link, 5]
  * ```
  */
 import { once } from 'node:events';
@@ -19,6 +19,7 @@ import { bitmapWords } from '../../src/memory/page-bitmap.js';
 import { RamLayout } from '../../src/memory/ram-layout.js';
 import { atomicMapper } from '../../src/memory/shared-words.js';
 import type { CompressionMode } from '../../src/transport/network/compression-policy.js';
+import { compressorThreads } from '../../src/transport/network/compressor.js';
 import { ReceivingStreams } from '../../src/transport/network/receiving-streams.js';
 import type { CompressionReport } from '../../src/transport/network/run-compression.js';
 import { SendingStreams } from '../../src/transport/network/sending-streams.js';
@@ -32,9 +33,9 @@ const BYTES = 256 * MIB;
 const PAGES: number = BYTES / PAGE_SIZE;
 const RUN_PAGES = 256;
 /** How long a link of each rate is kept busy with raw pages, and the most that is sent. */
-const SECONDS = 4;
-const MOST_BYTES: number = 4096 * MIB;
-const MBITS = [100, 500, 1000, 2500, Number.POSITIVE_INFINITY];
+const SECONDS = Number(process.argv[3] ?? 5);
+const MOST_BYTES: number = 1024 * MIB;
+const MBITS = [100, 500, 1000, 2000, Number.POSITIVE_INFINITY];
 const EPOCH = 1;
 
 /** What this process has in its heap and elsewhere, as far as it is not zero: pages of a real program. */
@@ -140,15 +141,19 @@ async function send(
     event,
     compression: mode,
   });
+  const expectLinked = (): void => {
+    const failure = sending.failure ?? receiving.failure;
+    if (failure !== undefined) {
+      throw failure;
+    }
+  };
   try {
     const runs = Math.ceil(Math.min(MOST_BYTES, bytesPerSecond * SECONDS) / (RUN_PAGES * PAGE_SIZE));
     const startedAt = performance.now();
     let sliceEnd = startedAt;
     for (let run = 0; run < runs; run += 1) {
       for (let seen = event.value(); !sending.writable; seen = event.value()) {
-        if (sending.failure !== undefined || receiving.failure !== undefined) {
-          throw sending.failure ?? receiving.failure;
-        }
+        expectLinked();
         await event.next(seen);
       }
       if (performance.now() > sliceEnd) {
@@ -160,9 +165,7 @@ async function send(
     }
     sending.roundEnd(1);
     for (let seen = event.value(); receiving.endedRound < 1; seen = event.value()) {
-      if (sending.failure !== undefined || receiving.failure !== undefined) {
-        throw sending.failure ?? receiving.failure;
-      }
+      expectLinked();
       await event.next(seen);
     }
     return {
@@ -202,6 +205,9 @@ for (const [name, contents] of CONTENTS) {
         (guestBytes / ms / 1000).toFixed(0),
         (wireBytes / ms / 1000).toFixed(0),
         (100 * share).toFixed(0),
+        compression === undefined
+          ? ''
+          : ((100 * compression.compressMs) / ms / compressorThreads()).toFixed(0),
         compression === undefined ? '' : (compression.savedBytesPerSecond / 1e6).toFixed(0),
         compression === undefined ? '' : (compression.linkBytesPerSecond / 1e6).toFixed(0),
         mode === 'auto' ? (compression?.active === true ? 'on' : 'off') : '',
@@ -214,6 +220,7 @@ for (const [name, contents] of CONTENTS) {
       "guest's MB/s",
       'wire MB/s',
       '% compressed',
+      'pool busy, %',
       'pool saves, MB/s',
       'link takes, MB/s',
       'at the end',

@@ -72,6 +72,7 @@ function specOf(of: Case, memoryBytes: number): RunSpec {
     pagePoison: null,
     link: { name: given.link, bytesPerSecond: parseRate(given.link) },
     downtimeLimitMs: 300,
+    transport: 'memory',
     destination: 'touched',
     seed: 1,
   };

@@ -110,7 +110,7 @@ async function destination(): Promise<void> {
     socket.on('data', (bytes) => decoder.push(bytes));
   });
   lateness.enable();
-  process.on('message', async (order: { case: number; port?: number } | 'end' | 'over') => {
+  const obey = async (order: { case: number; port?: number } | 'end' | 'over'): Promise<void> => {
     if (order === 'over') {
       server.close();
       process.disconnect();
@@ -148,7 +148,8 @@ async function destination(): Promise<void> {
     });
     streams = receiving;
     say('listens');
-  });
+  };
+  process.on('message', (order) => void obey(order as Parameters<typeof obey>[0]));
   say({ port: server.port });
 }
 

@@ -19,6 +19,9 @@ export function parseWorkload(text: string): WorkloadSpec {
     case 'idle':
       return first === undefined ? IDLE_WORKLOAD : { kind, pagesPerSecond: pagesPerSecond(50) };
     case 'dirty':
+      if (first === 'unlimited') {
+        throw new InvalidArgumentError(`"${text}": the rate is one that can be reached, as in dirty:50MB/s.`);
+      }
       return {
         kind,
         bytesPerSecond: parseRate(first ?? '50MB/s'),

@@ -108,6 +108,11 @@ export interface SelfCheck {
   readonly badPfn: number;
 }
 
+/** Whether a guest has found its memory as it left it. */
+export function isClean(check: SelfCheck): boolean {
+  return check.badPages === 0 && check.badPfn === -1;
+}
+
 /** Ranges that a slice of a report puts on the ring; the workload and interrupts get their turn in between. */
 const RANGES_PER_STEP = 512;
 /** Slices that look at a full ring again before the vCPU halts for an interrupt: about 100 µs. */

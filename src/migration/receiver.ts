@@ -95,8 +95,8 @@ export class Receiver implements FrameSink {
     if (!this.#stateLoaded) {
       throw new LacunaError('PROTOCOL_VIOLATION', 'the data ended without a device state');
     }
-    this.state = 'ready';
     this.#wasReady = true;
+    this.state = 'ready';
     this.#reply({ type: 'ready', counts: this.counts });
   }
 

@@ -27,7 +27,7 @@ export function notesOf({ plan, parts, machine, summary, runs }: BenchReport): s
   return [
     `median${n === '1' ? '' : ' (min–max)'} of n = ${n}` +
       `${shard === null ? '' : `, shard ${shard.index}/${shard.count}`}; ${noted.join(', ')}, ` +
-      `destination memory ${destination} beforehand; hint deadlines expired: ${expired}`,
+      `${settings['transport'] === undefined ? '' : `over ${settings['transport']} to another process, `}destination memory ${destination} beforehand; hint deadlines expired: ${expired}`,
     ...guestNotes(settings),
     ...throttleNote(runs),
     ...(settings['zero-pages'] === undefined

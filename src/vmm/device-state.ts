@@ -325,7 +325,7 @@ export function parseDeviceState(bytes: Uint8Array, place: ArrivalPlace): SavedS
   checkInflated(state.inflated, layout);
   checkConfig(registers.config, state.device, place);
   checkRequestDriver(registers);
-  checkGuest(registers, layout);
+  checkGuest(registers, place);
   return { ...state, vcpu: new TextDecoder().decode(encodeRegisters(registers)) };
 }
 
@@ -482,7 +482,7 @@ function checkPollingDriver(field: string, { next, last }: PollingDriverState, r
 }
 
 /** The rest of what the guest says of itself, against its RAM. */
-function checkGuest(registers: VcpuRegisters, layout: RamLayout): void {
+function checkGuest(registers: VcpuRegisters, { layout, trace }: ArrivalPlace): void {
   const { config, queues, report, blocksByOrder, balloonedPages, workload } = registers;
   const { freePageQueue, inflateQueue, deflateQueue } = layOutMetadata(config.metadataGpa, {
     pfnSpan: layout.pfnSpan,
@@ -507,14 +507,22 @@ function checkGuest(registers: VcpuRegisters, layout: RamLayout): void {
   if (balloonedPages > layout.pageCount) {
     throw defect('vcpu.registers.balloonedPages', `is ${balloonedPages}, of ${layout.pageCount} pages`);
   }
-  checkWorkload(config.workload, workload);
+  checkWorkload(config.workload, workload, trace);
 }
 
 const WORKLOAD = 'vcpu.registers.workload';
 
-function checkWorkload({ kind }: WorkloadSpec, state: WorkloadState | ReplayState): void {
+function checkWorkload(
+  { kind }: WorkloadSpec,
+  state: WorkloadState | ReplayState,
+  trace: GuestTrace | undefined,
+): void {
   if ((kind === 'trace') !== 'position' in state) {
     throw defect(WORKLOAD, `is not the state of ${kind}`);
+  }
+  const samples = trace?.timesMs.length ?? 0;
+  if ('position' in state && state.position.sample >= samples) {
+    throw defect(`${WORKLOAD}.position.sample`, `is ${state.position.sample}, of ${samples}`);
   }
   // What has a working set goes round in it.
   if ((kind === 'idle' || kind === 'dirty') && 'runs' in state && state.cursorRun >= state.runs) {

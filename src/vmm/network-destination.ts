@@ -1,5 +1,7 @@
 import { LacunaError, messageOf } from '../errors.js';
 import type { GuestTrace } from '../guest/trace.js';
+import { decodeRegisters } from '../guest/vcpu.js';
+import type { WorkloadSpec } from '../guest/workload.js';
 import { EventWord, VCPU_STATE, VcpuRequest, VcpuState } from '../memory/control-buffer.js';
 import type { SharedGuestMemory } from '../memory/guest-memory.js';
 import type { MemoryPool } from '../memory/memory-pool.js';
@@ -9,7 +11,7 @@ import { atomicMapper } from '../memory/shared-words.js';
 import { macrotask, wakeOrTimeout } from '../migration/migrate.js';
 import { Receiver } from '../migration/receiver.js';
 import type { DestinationVm } from '../migration/vm.js';
-import type { Admission, MigrationOffer } from '../transport/network/incoming-migration.js';
+import type { Admission, MigrationOffer, ReceivedTotals } from '../transport/network/incoming-migration.js';
 import {
   type ListenOptions,
   listenForMigrations,
@@ -23,7 +25,7 @@ import {
 import { ReceivingStreams } from '../transport/network/receiving-streams.js';
 import { SendingStreams } from '../transport/network/sending-streams.js';
 import type { DestinationMessage, FrameSink, PageCounts } from '../wire/channel.js';
-import { prepareDeviceState } from './device-state.js';
+import { type ArrivalPlace, parseDeviceState, prepareDeviceState } from './device-state.js';
 import { newThreads, type ThreadSource } from './threads.js';
 import { loadIntoControl, REFUSED, type Refusal, START_TIMEOUT_MS } from './worker-destination.js';
 import { type HostingOptions, WorkerGuest } from './worker-guest.js';
@@ -37,6 +39,8 @@ export interface Arrival {
   readonly offer: MigrationOffer;
   /** ms since the epoch. */
   readonly startedAt: number;
+  /** What it does. */
+  readonly workload: WorkloadSpec;
 }
 
 /** Where built-in guests are received, and what becomes of them. Threads of their streams come from `threads` too. */
@@ -47,6 +51,8 @@ export interface ReceiveOptions extends Omit<ListenOptions, 'admit'>, Omit<Hosti
   readonly traceOf?: (name: string) => GuestTrace | undefined;
   /** Guests stop again at their first safe point, for whoever wants to compare; `run` lets them go on. */
   readonly holdAtStart?: boolean;
+  /** An offer was accepted; `received` says from now on what has come. */
+  readonly onAdmitted?: (offer: MigrationOffer, received: () => ReceivedTotals) => void;
   readonly refuses?: Refusal | undefined;
   /** The guest runs here, and its source knows: it is the caller's from here on, memory included. */
   readonly onRunning: (arrival: Arrival) => void;
@@ -56,7 +62,14 @@ export interface ReceiveOptions extends Omit<ListenOptions, 'admit'>, Omit<Hosti
 export function receiveGuests(options: ReceiveOptions): Promise<MigrationListener> {
   const { threads = newThreads } = options;
   return listenForMigrations(
-    { ...options, admit: (offer, reply, applied) => admitGuest(options, offer, reply, applied) },
+    {
+      ...options,
+      admit: async (offer, reply, applied, received) => {
+        const admission = await admitGuest(options, offer, reply, applied);
+        options.onAdmitted?.(offer, received);
+        return admission;
+      },
+    },
     (how) => new ReceivingStreams({ ...how, threads }),
   );
 }
@@ -70,15 +83,14 @@ export interface ConnectGuestOptions extends Omit<ConnectOptions, 'memory' | 'ev
 export function connectGuest(guest: WorkerGuest, options: ConnectGuestOptions): Promise<NetworkChannel> {
   const { memory, event, trace } = guest;
   const { threads = newThreads } = options;
-  return connectMigration(
-    {
-      ...options,
-      memory,
-      event,
-      guest: JSON.stringify({ kind: KIND, ...(trace === undefined ? {} : { trace: trace.name }) }),
-    },
-    (how) => SendingStreams.open({ ...how, threads }),
+  return connectMigration({ ...options, memory, event, guest: describeGuest(trace) }, (how) =>
+    SendingStreams.open({ ...how, threads }),
   );
+}
+
+/** What a destination has to know of a built-in guest (`ConnectOptions.guest`), before there is one. */
+export function describeGuest(trace: GuestTrace | undefined): string {
+  return JSON.stringify({ kind: KIND, ...(trace === undefined ? {} : { trace: trace.name }) });
 }
 
 async function admitGuest(
@@ -111,7 +123,7 @@ async function admitGuest(
       if (outcome === 'voided') {
         return leave();
       }
-      options.onRunning({ guest, offer, startedAt: vm.start() });
+      options.onRunning({ guest, offer, startedAt: vm.start(), workload: vm.workload() });
       return undefined;
     },
   };
@@ -188,8 +200,18 @@ class ArrivingGuest implements DestinationVm {
     if (this.#refuses === 'device-state') {
       throw new LacunaError('DEVICE_STATE_INVALID', `${REFUSED} the device state`);
     }
-    loadIntoControl(this.#guest.control, bytes, { layout: this.memory.layout, trace: this.#guest.trace });
+    loadIntoControl(this.#guest.control, bytes, this.#place);
     this.#state = bytes;
+  }
+
+  /** What a guest that has arrived does. */
+  workload(): WorkloadSpec {
+    const { vcpu } = parseDeviceState(this.#state, this.#place);
+    return decodeRegisters(new TextEncoder().encode(vcpu)).config.workload;
+  }
+
+  get #place(): ArrivalPlace {
+    return { layout: this.memory.layout, trace: this.#guest.trace };
   }
 
   /**
@@ -217,7 +239,8 @@ class ArrivingGuest implements DestinationVm {
       }
     } catch (thrown) {
       await this.#guest.kill();
-      this.#failure = new LacunaError('GUEST_FAILED', messageOf(thrown), { cause: thrown });
+      const cause = this.#guest.failure ?? thrown; // of what it died, if that was heard meanwhile
+      this.#failure = new LacunaError('GUEST_FAILED', messageOf(cause), { cause });
     }
   }
 
@@ -302,7 +325,9 @@ class StartingReceiver implements FrameSink {
   }
 
   restart(): void {
-    this.#receiver.restart();
+    if (!this.#isStarting) {
+      this.#receiver.restart();
+    }
   }
 
   cancel(): void {

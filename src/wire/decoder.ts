@@ -254,7 +254,7 @@ export class FrameDecoder {
     this.#checkOrder(header);
     checkType(header.type, this.connection, this.#isFirst);
     checkFrame(header, this.#limits);
-    this.#isFirst = false;
+    this.#isFirst &&= header.type === FrameType.pong;
     this.#missing = header.payloadLength;
     this.#isSkipping = isSkipped(header.type);
     this.#place = this.#isSkipping ? undefined : this.#placeFor(header);

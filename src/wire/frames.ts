@@ -184,7 +184,10 @@ export const FRAMES_OF: Readonly<Record<ConnectionKind, readonly number[]>> = {
   'stream-from-destination': [FrameType.go, FrameType.error],
 };
 
-/** Which types come first on a connection and never again. An *error* may be the first frame as well. */
+/**
+ * Which types come first on a connection and never again. An *error* may be the first frame as well, and pongs may come
+ * before it: it takes a destination a while to find memory for a guest, and its source wants to hear that it lives.
+ */
 const OPENING: readonly number[] = [FrameType.hello, FrameType.join, FrameType.welcome, FrameType.go];
 
 const NAMES: readonly (string | undefined)[] = Object.entries(FrameType).reduce<string[]>(
@@ -227,7 +230,9 @@ export function checkType(type: number, connection: ConnectionKind | undefined, 
     return;
   }
   if (isFirst) {
-    const opens = MASKS[connection][type] === 1 && (OPENING.includes(type) || type === FrameType.error);
+    const opens =
+      MASKS[connection][type] === 1 &&
+      (OPENING.includes(type) || type === FrameType.error || type === FrameType.pong);
     if (!opens) {
       refuse(`the first frame of a connection is ${frameName(type)}`);
     }

@@ -206,6 +206,46 @@ it.each([
   expect(code).toBe(2);
 });
 
+it.each(['tcp', 'tls'])(
+  'moves a guest to another process over %s, and compares every page',
+  async (transport) => {
+    const args = [
+      'bench',
+      '--memory',
+      '16MiB',
+      '--runs',
+      '1',
+      '--baseline',
+      'both',
+      '--transport',
+      transport,
+    ];
+    const { code, stdout, stderr } = await lacuna([...args, '--link', 'unlimited', '--free-memory', 'data']);
+    expect(stderr).toMatch(/1\/1 synthetic-16m both: completed in .*, verified/);
+    expect(code).toBe(0);
+    expect(stdout).toContain(`over ${transport} to another process`);
+    const { runs, plan } = readReport();
+    expect(plan.settings).toMatchObject({ transport });
+    expect(runs).toHaveLength(1);
+    const [run] = runs;
+    expect(run).toMatchObject({
+      transport,
+      verified: { pagesCompared: 4096, pagesDifferent: 0, guestSelfCheck: 'passed' },
+    });
+    // What was skipped, and held data, is zero there.
+    expect(run!.ram.skipped).toBeGreaterThan(1000);
+    expect(run!.verified.pagesLeftBehind).toBe(run!.ram.skipped);
+    expect(run!.cpu.destination).toBeGreaterThan(0);
+  },
+);
+
+it('a guest whose memory is not all there is for this process alone', async () => {
+  const args = ['bench', '--guest', 'build-2g', '--grow-to', '4GiB', '--transport', 'tcp', '--runs', '1'];
+  const { code, stderr } = await runHere(folder, args);
+  expect(stderr).toMatch(/use --transport memory/);
+  expect(code).toBe(2);
+});
+
 it('SIGINT calls the migration off: exit code 130, and the runs so far in the report', async () => {
   const { code, stderr } = await lacuna(
     ['bench', '--memory', '16MiB', '--runs', '1000', '--baseline', 'both', '--link', '1gbit'],

@@ -1,7 +1,7 @@
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFailed } from 'vitest';
 import type { BenchReport } from '../../dist/src/index.js';
 import { parseBenchReport } from '../../src/report/parse.js';
 import { runHere } from '../support/cli.js';
@@ -25,6 +25,7 @@ afterEach(async () => {
 function start(...args: string[]): Terminal {
   const terminal = new Terminal(folder, args);
   terminals.push(terminal);
+  onTestFailed(() => console.error(`lacuna ${args.join(' ')}\n${terminal.text}`));
   return terminal;
 }
 

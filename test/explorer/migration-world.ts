@@ -84,7 +84,14 @@ export interface WorldBounds {
   readonly poison?: number;
 }
 
-export const WORLD_FAULTS = ['link-cut', 'destination-dies', 'reply-lost', 'refuses-to-start'] as const;
+/** `link-cut` is silent and for good; `link-breaks` is told of, and restored at some moment. */
+export const WORLD_FAULTS = [
+  'link-cut',
+  'destination-dies',
+  'reply-lost',
+  'refuses-to-start',
+  'link-breaks',
+] as const;
 export type WorldFault = (typeof WORLD_FAULTS)[number];
 
 export const SMALL_WORLD: WorldBounds = {
@@ -123,6 +130,7 @@ const TIME_TICKS = 66;
 const TIME_OUT = 67;
 const DESTINATION_READS = 80;
 const DESTINATION_APPLIES = 81;
+const LINK_IS_RESTORED = 82;
 const FAULT = 96;
 
 const TICK_MS = 2;
@@ -177,9 +185,6 @@ const NOT_IDENTITY = [
   'PageAccounts.__vain',
   'PrecopySource.__committedAt',
   'Receiver.__discardedBecause',
-  // what a link that is restored would want to know; one that breaks here never is
-  'Unacknowledged.__older',
-  'Unacknowledged.__newer',
   'ReportDriver.counts',
   'Object.round',
   'Object.hinted',
@@ -199,6 +204,9 @@ const NOT_IDENTITY = [
   'WalkSource.__segmentFirst',
   'WalkSource.__segmentEnd',
 ];
+
+/** And what is wanted only once a link is restored, where none ever is. */
+const NOT_IDENTITY_WITHOUT_BREAKS = [...NOT_IDENTITY, 'Unacknowledged.__older', 'Unacknowledged.__newer'];
 
 /** The world's own part of a state. Everything in it is saved, restored and told apart. */
 class WorldState {
@@ -229,6 +237,8 @@ class WorldState {
   commitVoided = false;
   /** Nothing gets through any more, in either direction. */
   cut = false;
+  /** The link has broken, and was not restored yet. */
+  down = false;
   refuses = false;
   destinationRuns = false;
   deviceText = '';
@@ -411,7 +421,7 @@ export class MigrationWorld implements World {
     return new Memento(this.#state, {
       constantClasses: CONSTANT_CLASSES,
       constantFields: CONSTANT_FIELDS,
-      notIdentity: NOT_IDENTITY,
+      notIdentity: this.#canBreak ? NOT_IDENTITY : NOT_IDENTITY_WITHOUT_BREAKS,
       memory: [
         { words: new Int32Array(control, 0, CONTROL_WORDS), notIdentity: QUIET_CONTROL_WORDS },
         { words: new Int32Array(this.#logBuffer) },
@@ -463,6 +473,9 @@ export class MigrationWorld implements World {
     }
     if (source.done) {
       return;
+    }
+    if (state.down) {
+      out.push(LINK_IS_RESTORED);
     }
     if (left.cancels > 0 && source.canCancel && state.hostActivity.what === -1) {
       out.push(HOST_CANCELS);
@@ -536,10 +549,12 @@ export class MigrationWorld implements World {
   }
 
   #canGoWrong(fault: WorldFault): boolean {
-    const { receiver, replies, cut, destinationRuns } = this.#state;
+    const { receiver, replies, cut, destinationRuns, source } = this.#state;
     switch (fault) {
       case 'link-cut':
         return !cut;
+      case 'link-breaks':
+        return !source.done;
       case 'destination-dies':
         return !receiver.discarded && !destinationRuns;
       case 'reply-lost':
@@ -571,6 +586,8 @@ export class MigrationWorld implements World {
       for (let i = 0; i < frame.pageCount; i += 1) {
         frame.halves.push(this.#halfWord(frame.pfn + i, 0));
       }
+    } else if (action === LINK_IS_RESTORED) {
+      this.#restoreLink();
     } else {
       this.#destinationApplies();
     }
@@ -688,6 +705,12 @@ export class MigrationWorld implements World {
         state.frames.length = 0;
         state.replies.length = 0;
         break;
+      case 'link-breaks':
+        state.down = true;
+        state.frames.length = 0;
+        state.replies.length = 0;
+        this.#tell({ type: 'lost', reason: 'it broke' });
+        break;
       case 'destination-dies':
         state.receiver.state = 'discarded';
         state.frames.length = 0;
@@ -700,6 +723,20 @@ export class MigrationWorld implements World {
         state.refuses = true;
         break;
     }
+  }
+
+  get #canBreak(): boolean {
+    return this.#bounds.faults.includes('link-breaks');
+  }
+
+  /** To the destination as it was. After the commit it is not begun with anew. */
+  #restoreLink(): void {
+    const state = this.#state;
+    state.down = false;
+    if (!state.commitSent) {
+      state.receiver.restart();
+    }
+    this.#tell({ type: 'restored', kept: true });
   }
 
   // ── the link and the destination ──────────────────────────────────────────────────────────────────────────
@@ -730,6 +767,9 @@ export class MigrationWorld implements World {
           break;
         case 'round-end':
           receiver.roundEnd(frame.value);
+          if (this.#canBreak) {
+            this.#reply({ type: 'applied', round: frame.value });
+          }
           break;
         case 'state':
           receiver.deviceState(new TextEncoder().encode(frame.text));
@@ -769,10 +809,14 @@ export class MigrationWorld implements World {
   }
 
   #reply(message: DestinationMessage): void {
-    if (!this.#state.cut) {
-      this.#state.replies.push(message);
-      this.#state.rung = true;
+    if (!this.#state.cut && !this.#state.down) {
+      this.#tell(message);
     }
+  }
+
+  #tell(message: DestinationMessage): void {
+    this.#state.replies.push(message);
+    this.#state.rung = true;
   }
 
   // ── what the engine sees ──────────────────────────────────────────────────────────────────────────────────
@@ -920,8 +964,12 @@ export class MigrationWorld implements World {
     if (source.rounds.length === 0 && source.accounts.claimed.count() > 0) {
       throw new Violation('I2', 'a page was claimed before the log was drained');
     }
-    if (!source.done && !state.cut && !state.receiver.discarded && !state.commitSent) {
+    const isBroken = state.down || source.phase === 'recovering' || state.replies.some(isLost);
+    if (!source.done && !state.cut && !isBroken && !state.receiver.discarded && !state.commitSent) {
       this.#checkCoverage();
+    }
+    if (source.phase === 'recovering' && (state.paused || state.pauseWanted)) {
+      throw new Violation('I8', 'the link is down and the guest does not run at the source');
     }
     if ((source.phase === 'cancelled' || source.phase === 'failed') && (state.paused || state.pauseWanted)) {
       throw new Violation('I8', `the migration has ${source.phase} and the guest does not run at the source`);
@@ -1074,6 +1122,8 @@ export class MigrationWorld implements World {
         return { who: 'time', what: `${TICK_MS} ms pass` };
       case TIME_OUT:
         return { who: 'time', what: 'every deadline passes' };
+      case LINK_IS_RESTORED:
+        return { who: 'link', what: 'is restored' };
       case DESTINATION_READS:
         return { who: 'destination', what: `reads half of ${frameText(state.frames[0]!)}` };
       default:
@@ -1119,6 +1169,10 @@ export class MigrationWorld implements World {
 interface SavedMachine {
   readonly device: CommandDeviceState;
   readonly guest: GuestState;
+}
+
+function isLost({ type }: DestinationMessage): boolean {
+  return type === 'lost';
 }
 
 /** The first word of a half of a page. */
@@ -1307,7 +1361,7 @@ class WorldChannel implements SourceChannel {
   get writable(): boolean {
     return this.#world.gate.once(() => {
       const { current, bounds } = this.#world;
-      current.wantsRoom = current.cut || current.frames.length >= bounds.window;
+      current.wantsRoom = current.cut || current.down || current.frames.length >= bounds.window;
       return !current.wantsRoom;
     });
   }
@@ -1369,8 +1423,8 @@ class WorldChannel implements SourceChannel {
 
   #push(frame: Partial<Frame> & Pick<Frame, 'type'>): void {
     this.#world.gate.once(() => {
-      const { frames, cut, receiver } = this.#world.current;
-      if (!cut && !receiver.discarded) {
+      const { frames, cut, down, receiver } = this.#world.current;
+      if (!cut && !down && !receiver.discarded) {
         frames.push({
           type: frame.type,
           pfn: frame.pfn ?? 0,

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { ChannelWorld } from './channel-world.js';
 import { explore, type World } from './search.js';
+import { StreamRingWorld } from './stream-ring-world.js';
 import { traceTable } from './trace.js';
 import { VcpuWorld } from './vcpu-world.js';
 
@@ -34,5 +35,15 @@ describe('the memory channel, access by access', () => {
     [4, 444, 786, 26],
   ])('Q7 the destination sleeps through no frame (%d frames)', (frames, ...counts) => {
     expect(Object.values(exhaust(new ChannelWorld(frames)))).toEqual(counts);
+  });
+});
+
+describe('the ring of a stream, access by access', () => {
+  it.each([
+    [1, 159, 254, 23],
+    [2, 3777, 7032, 50],
+    [3, 26_334, 50_663, 83],
+  ])('neither end sleeps while the other waits for it (%d runs)', (runs, ...counts) => {
+    expect(Object.values(exhaust(new StreamRingWorld(runs)))).toEqual(counts);
   });
 });

@@ -159,6 +159,28 @@ export const WORLDS: readonly NamedWorld[] = [
     { rounds: 1, faults: ['destination-dies'], ...TAKE_BACK },
     [11_848, 19_960, 45],
   ),
+  world(
+    'the link breaks at any moment, and is restored: a used page is written',
+    { ...THREE_PAGES, hints: false, rounds: 1, faults: ['link-breaks'], ...WRITE },
+    [12_788, 22_178, 46],
+  ),
+  world(
+    'the link breaks at any moment, and is restored, or not in time, or it is cancelled meanwhile',
+    { ...THREE_PAGES, hints: false, rounds: 1, faults: ['link-breaks'], cancels: 1, timeouts: 1, ...QUIET },
+    [7_812, 11_330, 39],
+  ),
+  world(
+    'the link breaks at any moment, and is restored: the guest only reports',
+    { ...THREE_PAGES, rounds: 1, faults: ['link-breaks'], ...QUIET },
+    [140_115, 232_240, 68],
+    true,
+  ),
+  world(
+    'the link breaks at any moment, and is restored: a free page is taken back and written',
+    { ...THREE_PAGES, ringSize: 8, rounds: 1, faults: ['link-breaks'], ...TAKE_BACK },
+    [865_179, 1_495_285, 77],
+    true,
+  ),
   world('a reply is lost', { rounds: 1, faults: ['reply-lost'], cancels: 1, ...QUIET }, [2_817, 5_009, 39]),
   world(
     'the destination refuses to start the guest',
@@ -175,7 +197,7 @@ export const WORLDS: readonly NamedWorld[] = [
       timeouts: 1,
       ...QUIET,
     },
-    [33_543, 69_133, 41],
+    [33_588, 69_163, 41],
   ),
   world('access by access', { rounds: 1, split: SPLIT, ...QUIET }, [19_040, 36_590, 125]),
   world(

@@ -1,8 +1,13 @@
+import { execFile } from 'node:child_process';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
   type Arrival,
+  atomicMapper,
   connectGuest,
   connectMigration,
+  EventWord,
   type ListenerEvent,
   MemoryPool,
   type MigrateRequest,
@@ -15,8 +20,11 @@ import {
   type TlsSettings,
   type WorkerGuest,
 } from '../../dist/src/index.js';
+import { ControlBuffer } from '../../dist/src/memory/control-buffer.js';
+import { newThreads, type ThreadSource } from '../../dist/src/vmm/threads.js';
+import type { GuestThreadData } from '../../dist/src/vmm/worker-guest.js';
 import { Bench } from '../support/guests.js';
-import { Ends, Proxy, until } from '../support/network.js';
+import { CuttableNetwork, Ends, until } from '../support/network.js';
 import { certificateOf, sharedKey } from '../support/tls-settings.js';
 
 /** Built-in guests that move between two hosts which share nothing but a network; here they are in one process. */
@@ -131,7 +139,7 @@ describe('a guest that moves over the network', () => {
 
   it('whose link is cut time and again arrives whole', async () => {
     const there = await host();
-    const proxy = ends.add(await Proxy.to(there.listener.port), (made) => made.close());
+    const proxy = ends.add(await CuttableNetwork.to(there.listener.port), (made) => made.close());
     const guest = await bench.guest({
       workload: { kind: 'dirty', bytesPerSecond: 20e6, workingSetBytes: 2 ** 20 },
     });
@@ -176,6 +184,13 @@ describe('a guest that moves over the network', () => {
     expect((await move(guest, again)).phase).toBe('completed');
     await expectArrived(guest, there); // out of memory that was not zero any more
   });
+});
+
+it('leaves nothing behind that keeps a process', async () => {
+  const { stdout } = await promisify(execFile)(process.execPath, [
+    join(import.meta.dirname, '../support/whole-migration.mjs'),
+  ]);
+  expect(stdout.trim()).toBe('completed');
 });
 
 describe('a guest that can not be received', () => {
@@ -236,5 +251,40 @@ describe('a guest that can not be received', () => {
       return message !== undefined && message.type !== 'applied';
     }, 'an answer');
     expect(message).toMatchObject({ type: 'error', reason: expect.stringMatching(/device state/) });
+  });
+
+  it('because its thread does not start it is not started', async () => {
+    let control: SharedArrayBuffer | undefined;
+    const threads: ThreadSource = {
+      start: (name, work, onEnd) => {
+        control = (work as GuestThreadData).control;
+        return newThreads.start(name, work, onEnd);
+      },
+    };
+    const there = await host({ threads });
+    const guest = await bench.guest({ workload: { kind: 'halt' } });
+    const channel = await channelTo(guest, there.listener.port);
+    await guest.pause();
+    channel.roundEnd(1);
+    channel.deviceState(guest.saveDeviceState());
+    channel.finish();
+    let message = channel.poll();
+    const answer = async (type: string): Promise<void> =>
+      until(() => {
+        message = channel.poll() ?? message;
+        return message?.type === type;
+      }, type);
+    await answer('ready');
+    // Behind the back of the host, which has looked at the state: there is none that it takes and a thread does not.
+    const spoilt = new ControlBuffer(atomicMapper, control!, new EventWord(atomicMapper));
+    spoilt.writeState(new TextEncoder().encode(JSON.stringify({ version: 77, registers: {} })));
+    channel.commit();
+    await answer('not-started');
+    expect(message).toMatchObject({ reason: expect.stringMatching(/version 77|did not start/) });
+    expect(there.arrivals).toEqual([]);
+    guest.resume();
+    const next = await channelTo(guest, there.listener.port);
+    expect((await move(guest, next)).phase).toBe('completed');
+    await expectArrived(guest, there);
   });
 });

@@ -430,6 +430,27 @@ export const MUTANTS: readonly Mutant[] = [
     explorer('test/explorer/sleepers.test.ts', 'no frame .4'),
   ),
   mutant(
+    'a stream sleeps without a second look',
+    'the thread of a stream says that it waits and does not look again: the frame that was put there in between is not rung for',
+    'src/transport/network/stream-ring.ts',
+    {
+      find: '      if (words.load(WRITE_INDEX) === this.#readIndex) {\n        return false;\n      }\n    }',
+      replace: '      return false;\n    }',
+    },
+    explorer('test/explorer/sleepers.test.ts', 'waits for it .2'),
+  ),
+  mutant(
+    'room on a stream is not told',
+    'the thread of a stream looks for a source that waits before it makes room: one that has just looked for it in vain sleeps',
+    'src/transport/network/stream-ring.ts',
+    {
+      find: '    words.store(FLUSHED_BYTES, this.#flushedBytes);\n',
+      replace:
+        '    if (words.load(SOURCE_WAITING) === 0) {\n      words.store(FLUSHED_BYTES, this.#flushedBytes);\n      return;\n    }\n    words.store(FLUSHED_BYTES, this.#flushedBytes);\n',
+    },
+    explorer('test/explorer/sleepers.test.ts', 'waits for it .2'),
+  ),
+  mutant(
     'a poisoned page is filled with zeroes',
     'the guest finds zeroes in a free page where it left its poison, and takes that for a stray write (P5)',
     PRECOPY,

@@ -31,7 +31,7 @@ it('a run is compressed to at most 7/8 and comes out as it went in, or goes raw'
         const into = new Uint8Array(pages.length);
         inflateRun(out.subarray(0, length), into, pages.length / PAGE_SIZE);
         expect(Buffer.compare(into, pages)).toBe(0);
-      } else if (pages.length < 16 * PAGE_SIZE) {
+      } else if (pages.length < 32 * PAGE_SIZE) {
         // Of longer ones only samples were looked at, perhaps.
         expect(deflateRawSync(pages, { level: 1 }).length).toBeGreaterThan((pages.length * 7) / 8);
       }
@@ -93,7 +93,7 @@ it('whatever link, pool and contents are, "auto" moves no less than raw would, a
         sender.run(10_000, { linkBytesPerMs, threadBytesPerMs, ratio });
         // The model's source gives two runs a step at the most.
         const raw = Math.min(linkBytesPerMs, 2_000_000) * 10_000;
-        expect(sender.movedBytes).toBeGreaterThan(0.97 * raw);
+        expect(sender.movedBytes).toBeGreaterThan(0.97 * raw - 8 * 2 ** 20); // but for a write that is under way
         expect(sender.policy.switches).toBeLessThanOrEqual(1);
         const gain = (threads * threadBytesPerMs * (1 - ratio)) / linkBytesPerMs;
         if (ratio < 0.8 && gain > 0.5) {

@@ -461,6 +461,14 @@ describe('a state that does not fit the machine', () => {
     expect(words).toMatch(/workload\.cursorRun is \d+, of 0 runs/);
   });
 
+  it('a sample that is not in the trace', () => {
+    const replays = STOPPED['that replays']!;
+    const sample = [...registers, 'workload', 'position', 'sample'];
+    expect(judge(packState(withValue(replays.state, sample, 2)), replays.place)).toMatch(
+      /workload\.position\.sample is 2, of 2/,
+    );
+  });
+
   it('a balloon across a hole', () => {
     const two = STOPPED['that replays']!;
     const balloon = (runs: Json): SavedState | string =>

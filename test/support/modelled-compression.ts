@@ -12,11 +12,19 @@ export interface Conditions {
   readonly sourceBytesPerMs?: number;
 }
 
+interface Queued {
+  readonly wire: number;
+  readonly guest: number;
+  readonly slot: boolean;
+}
+
 const RUN_BYTES = MIB;
 const STEP_MS = 0.5;
 /** What a kernel takes before it asks its caller to wait. */
 const KERNEL_BYTES = 4 * MIB;
 const MOST_WAITING_BYTES = 16 * MIB;
+/** Runs that are written at once, at the most. */
+const MOST_IN_WRITE = 8;
 /** How long a thread takes to see that contents do not shrink. */
 const SAMPLE_MS = 0.4;
 
@@ -29,7 +37,10 @@ export class ModelledSender {
   readonly #threads: { endsAt: number; bytes: number; after: number; ms: number }[] = [];
   readonly #threadCount: number;
   #slots: number;
-  #queuedBytes: { wire: number; guest: number; slot: boolean }[] = [];
+  #queue: Queued[] = [];
+  /** What was given to the socket in one write, of which it tells when all of it has gone. */
+  #inWrite: Queued[] = [];
+  #writeLeft = 0;
   #waitingBytes = 0;
   #takenBytes = 0;
   #kernelBytes = 0;
@@ -57,22 +68,27 @@ export class ModelledSender {
   }
 
   #move(): void {
-    let room = KERNEL_BYTES - this.#kernelBytes;
-    while (room > 0 && this.#queuedBytes.length > 0) {
-      const first = this.#queuedBytes[0]!;
-      const wire = Math.min(room, first.wire);
-      const guest = first.wire === wire ? first.guest : (first.guest * wire) / first.wire;
-      first.wire -= wire;
-      first.guest -= guest;
-      room -= wire;
-      this.#kernelBytes += wire;
-      this.#takenBytes += wire;
-      this.#waitingBytes -= wire;
-      this.movedBytes += guest;
-      if (first.wire === 0) {
-        this.#queuedBytes.shift();
-        this.#slots += first.slot ? 1 : 0;
+    for (;;) {
+      if (this.#inWrite.length === 0) {
+        if (this.#queue.length === 0) {
+          return;
+        }
+        this.#inWrite = this.#queue.splice(0, MOST_IN_WRITE);
+        this.#writeLeft = this.#inWrite.reduce((sum, { wire }) => sum + wire, 0);
       }
+      const moved = Math.min(KERNEL_BYTES - this.#kernelBytes, this.#writeLeft);
+      this.#kernelBytes += moved;
+      this.#writeLeft -= moved;
+      if (this.#writeLeft > 0) {
+        return;
+      }
+      for (const { wire, guest, slot } of this.#inWrite) {
+        this.#takenBytes += wire;
+        this.#waitingBytes -= wire;
+        this.movedBytes += guest;
+        this.#slots += slot ? 1 : 0;
+      }
+      this.#inWrite = [];
     }
   }
 
@@ -127,7 +143,7 @@ export class ModelledSender {
 
   #give(wire: number, guest: number, slot: boolean): void {
     this.policy.link(this.#takenBytes, this.#waitingBytes, this.now);
-    this.#queuedBytes.push({ wire, guest, slot });
+    this.#queue.push({ wire, guest, slot });
     this.#waitingBytes += wire;
     this.#move();
     this.policy.link(this.#takenBytes, this.#waitingBytes, this.now);

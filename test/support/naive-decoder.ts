@@ -65,7 +65,7 @@ const RULES: Readonly<Record<number, Rule>> = {
     value: anyValue,
     length: text,
   },
-  [FrameType.pong]: { on: 'control-from-destination', at: 'later', value: anyValue },
+  [FrameType.pong]: { on: 'control-from-destination', at: 'any', value: anyValue },
   [FrameType.unknownMigration]: { on: 'control-from-destination', at: 'later' },
   [FrameType.go]: { on: 'stream-from-destination', at: 'first' },
   [FrameType.join]: {
@@ -98,6 +98,8 @@ export function decodeNaively(bytes: Uint8Array, options: NaiveOptions): NaiveRe
   const frames: DecodedFrame[] = [];
   let epoch = options.epoch;
   let number = 0;
+  /** Nothing has come but pongs. */
+  let isFirst = true;
   let at = 0;
   while (at + FRAME_HEADER_BYTES <= bytes.length) {
     const header: FrameHeader = {
@@ -109,7 +111,7 @@ export function decodeNaively(bytes: Uint8Array, options: NaiveOptions): NaiveRe
       value: view.getUint32(at + 20, true),
       payloadLength: view.getUint32(at + 24, true),
     };
-    const isRefusal = number === 0 && header.type === FrameType.error;
+    const isRefusal = isFirst && header.type === FrameType.error;
     if (!isRefusal) {
       epoch ??= header.epoch;
     }
@@ -119,7 +121,7 @@ export function decodeNaively(bytes: Uint8Array, options: NaiveOptions): NaiveRe
       view.getUint32(at + 28, true) === 0 &&
       header.sequence === number &&
       (isRefusal || (header.epoch > 0 && header.epoch === epoch)) &&
-      allows(header, number === 0, options);
+      allows(header, isFirst, options);
     if (!isRight) {
       return { frames, isRefused: true };
     }
@@ -131,6 +133,7 @@ export function decodeNaively(bytes: Uint8Array, options: NaiveOptions): NaiveRe
       frames.push({ header, payload: bytes.slice(at + FRAME_HEADER_BYTES, end) });
     }
     number += 1;
+    isFirst &&= header.type === FrameType.pong;
     at = end;
   }
   return { frames, isRefused: false };

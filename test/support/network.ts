@@ -94,6 +94,8 @@ export class TestDestination {
   listener!: MigrationListener;
   /** What guests refuse to start with. */
   refusal: string | undefined;
+  /** How long it takes to find memory for a guest. */
+  admissionMs = 0;
 
   static async listen(options: Partial<ListenOptions> = {}): Promise<TestDestination> {
     const destination = new TestDestination();
@@ -102,6 +104,11 @@ export class TestDestination {
         host: '127.0.0.1',
         port: 0,
         admit: async (offer, reply, applied) => {
+          if (destination.admissionMs > 0) {
+            await new Promise((resolve) => {
+              setTimeout(resolve, destination.admissionMs);
+            });
+          }
           const guest = new ArrivingVm(offer.layout);
           guest.refusal = destination.refusal;
           destination.guests.push(guest);
@@ -332,7 +339,7 @@ export class HandMade {
 }
 
 /** A network in between that can be cut, and that can swallow what is sent. */
-export class Proxy {
+export class CuttableNetwork {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   /** Nothing arrives any more in this direction. */
@@ -348,9 +355,9 @@ export class Proxy {
     server.on('connection', (source) => this.#connect(source));
   }
 
-  static async to(port: number): Promise<Proxy> {
+  static async to(port: number): Promise<CuttableNetwork> {
     const server = createServer({ noDelay: true });
-    const proxy = new Proxy(server, port);
+    const proxy = new CuttableNetwork(server, port);
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
     return proxy;

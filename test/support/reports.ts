@@ -48,6 +48,7 @@ export function planRequest(
       pagePoison: null,
       link: LINK,
       downtimeLimitMs: 300,
+      transport: 'memory',
       destination: 'touched',
     },
     sweep: sweep && {
@@ -80,7 +81,7 @@ function runAt({ spec, point }: ReturnType<typeof planOf>['runs'][number]): Benc
     dialect: 'command-register',
     link: spec.link.name,
     linkBytesPerSecond: LINK.bytesPerSecond,
-    transport: 'memory',
+    transport: spec.transport,
     destination: spec.destination,
     downtimeLimit: spec.downtimeLimitMs,
     seed: spec.seed,

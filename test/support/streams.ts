@@ -5,10 +5,7 @@ import type { GuestMemory } from '../../dist/src/memory/guest-memory.js';
 import { bitmapWords } from '../../dist/src/memory/page-bitmap.js';
 import { atomicMapper } from '../../dist/src/memory/shared-words.js';
 import type { CompressionMode } from '../../dist/src/transport/network/compression-policy.js';
-import {
-  ReceivingStreams,
-  type ReceivingStreamsOptions,
-} from '../../dist/src/transport/network/receiving-streams.js';
+import { ReceivingStreams, type ReceivingWay } from '../../dist/src/transport/network/receiving-streams.js';
 import { SendingStreams } from '../../dist/src/transport/network/sending-streams.js';
 import type { TlsSettings } from '../../dist/src/transport/network/tls.js';
 import { FrameDecoder } from '../../dist/src/wire/decoder.js';
@@ -84,9 +81,12 @@ export async function connectStreams(
   source: GuestMemory,
   destination: GuestMemory,
   count: number,
-  options: { tls?: TlsSettings | undefined; compression?: CompressionMode } & Partial<
-    Pick<ReceivingStreamsOptions, 'way' | 'written'>
-  > = {},
+  options: {
+    tls?: TlsSettings | undefined;
+    way?: ReceivingWay | undefined;
+    written?: SharedArrayBuffer;
+    compression?: CompressionMode;
+  } = {},
 ): Promise<StreamPair> {
   const changes = new Changes();
   const event = new EventWord(atomicMapper);

@@ -91,12 +91,38 @@ describe('docs/EMBEDDING.md', () => {
 });
 
 describe('links within the documents', () => {
-  it.each(['docs/EMBEDDING.md', 'docs/MAIL.md', 'docs/WIRE-FORMAT.md'])('of %s lead to files', (document) => {
-    const targets = [...read(document).matchAll(/\]\(([^)#]+)(?:#[^)]*)?\)/g)].map((match) => match[1]!);
-    for (const target of targets.filter((link) => !link.startsWith('http'))) {
-      expect(() => readFileSync(join('docs', target)), target).not.toThrow('ENOENT');
+  it.each(['docs/EMBEDDING.md', 'docs/HANDOVER.md', 'docs/MAIL.md', 'docs/WIRE-FORMAT.md'])(
+    'of %s lead to files',
+    (document) => {
+      const targets = [...read(document).matchAll(/\]\(([^)#]+)(?:#[^)]*)?\)/g)].map((match) => match[1]!);
+      for (const target of targets.filter((link) => !link.startsWith('http'))) {
+        expect(() => readFileSync(join('docs', target)), target).not.toThrow('ENOENT');
+      }
+    },
+  );
+});
+
+it('docs/HANDOVER.md names tests that are there', () => {
+  const titlesIn = (text: string): string[] => [...text.matchAll(/“([^”]+)”/g)].map((match) => match[1]!);
+  let tests = 0;
+  for (const line of read('docs/HANDOVER.md').split('\n')) {
+    const cells = line.split('|');
+    const processes = cells.length > 2 ? cells.at(-2)! : '';
+    for (const title of titlesIn(processes)) {
+      expect(read('test/commands/handover.test.ts'), title).toContain(title);
+      tests += 1;
     }
-  });
+    let file = '';
+    const rest = cells.length > 2 ? cells.slice(0, -2).join('|') : line;
+    for (const [, path, title] of rest.matchAll(/`([a-z]+\.test\.ts)`|“([^”]+)”/g)) {
+      file = path ?? file;
+      if (title !== undefined) {
+        expect(read(join('test/unit/migration', file)), `${file}: ${title}`).toContain(title);
+        tests += 1;
+      }
+    }
+  }
+  expect(tests).toBeGreaterThan(30);
 });
 
 describe('docs/MAIL.md', () => {

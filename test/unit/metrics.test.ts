@@ -1,9 +1,12 @@
+import diagnostics from 'node:diagnostics_channel';
 import * as promClient from 'prom-client';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { readExits } from '../../src/balloon/exits.js';
 import {
   IncomingObserver,
+  MIGRATION_CHANNELS,
   type MigrationEnded,
+  type MigrationStarted,
   migrateObserved,
   publishRefusal,
   subscribeToMigrations,
@@ -191,6 +194,24 @@ it('says where a guest is that comes in, and what it came to', async () => {
     ['lacuna_incoming_received_bytes{migration="db"}', undefined],
   ];
   expect(expected.map(([name]) => [name, samples.get(name)])).toEqual(expected);
+});
+
+it('counts links that break at the source, and come back', async () => {
+  const { channel, subscribe, unsubscribe } = diagnostics;
+  const breaks = (message: unknown): void => {
+    const { id, name } = message as MigrationStarted;
+    const events = channel(MIGRATION_CHANNELS.event);
+    events.publish({ id, name, event: { type: 'lost', reason: 'cut' } });
+    events.publish({ id, name, event: { type: 'lost', reason: 'cut' } });
+    events.publish({ id, name, event: { type: 'restored', kept: false } });
+  };
+  subscribe(MIGRATION_CHANNELS.start, breaks);
+  await move();
+  unsubscribe(MIGRATION_CHANNELS.start, breaks);
+  const samples = await scrape();
+  expect(samples.get('lacuna_link_losses_total{end="source"}')).toBe(2);
+  expect(samples.get('lacuna_link_recoveries_total{end="source",kept="false"}')).toBe(1);
+  expect(samples.get('lacuna_link_losses_total{end="destination"}')).toBeUndefined();
 });
 
 it('follows the conventions for names: base units, counters that end in _total, help for each', async () => {

@@ -17,6 +17,7 @@ import { bar, makeProgress, type Progress } from '../progress.js';
 import { checkWritable, writeReport, writeText } from '../report-file.js';
 import { largestLayout, type Plan, type PlanRequest, planLine, planOf, planTable, shardOf } from './plan.js';
 import { type RunServices, type RunSpec, runOnce } from './run.js';
+import { DestinationHost } from './run-destination.js';
 
 /** What `lacuna bench` was asked for. */
 export interface BenchRequest extends PlanRequest {
@@ -57,6 +58,7 @@ export async function bench(request: BenchRequest, signal: AbortSignal): Promise
   }
   const progress = makeProgress(request.quiet);
   const verifier = new Verifier();
+  const host = new DestinationHost();
   const pool = new MemoryPool(availableMemory);
   const runs: BenchRun[] = [];
   const total = plan.runs.length;
@@ -64,7 +66,8 @@ export async function bench(request: BenchRequest, signal: AbortSignal): Promise
     progress.log(pc.dim(planLine(plan)));
     reserve(pool, plan);
     progress.update(pc.dim('warming up'));
-    await warmUp(plan.runs[0]?.spec, { pool, verifier, signal, onPhase: () => {}, onProgress: () => {} });
+    const services = { pool, verifier, host, signal };
+    await warmUp(plan.runs[0]?.spec, { ...services, onPhase: () => {}, onProgress: () => {} });
     for (const [index, { spec, point }] of plan.runs.entries()) {
       if (signal.aborted) {
         break;
@@ -75,9 +78,7 @@ export async function bench(request: BenchRequest, signal: AbortSignal): Promise
       const show = (line: string): void =>
         progress.update(`${bar(index / total, 24)} ${position}  ${label}\n  ${line}`);
       const run = await runOnce(spec, {
-        pool,
-        verifier,
-        signal,
+        ...services,
         onPhase: (phase) => show(pc.dim(phase)),
         onProgress: (now) => show(describeProgress(now, spec)),
       });
@@ -93,6 +94,7 @@ export async function bench(request: BenchRequest, signal: AbortSignal): Promise
     }
   } finally {
     progress.done();
+    await host.close();
     await verifier.close();
   }
   return finish(request, plan, runs, signal.aborted);
@@ -112,7 +114,8 @@ function reserve(pool: MemoryPool, plan: Plan): void {
   if (layout !== undefined) {
     // Sparse guests have fresh memory each. A destination that nobody has touched before is not out of the pool.
     const touched = plan.runs.some(({ spec }) => spec.destination === 'touched');
-    pool.reserve(layout, touched ? 2 : 1, touched ? 0 : layout.memoryBytes);
+    const here = touched && plan.runs.some(({ spec }) => spec.transport === 'memory');
+    pool.reserve(layout, here ? 2 : 1, here ? 0 : layout.memoryBytes);
   }
 }
 

@@ -1,6 +1,6 @@
 import { Option } from 'commander';
 import { LacunaError } from '../../errors.js';
-import { BASELINES, type Baseline, type Shard } from '../../report/schema.js';
+import { BASELINES, type Baseline, type Shard, TRANSPORTS, type Transport } from '../../report/schema.js';
 import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
 import type { CliContext } from '../context.js';
 import {
@@ -20,6 +20,7 @@ interface BenchOptions extends GuestOptions {
   readonly guest?: readonly string[];
   readonly baseline: readonly Baseline[];
   readonly link: { name: string; bytesPerSecond: number };
+  readonly transport: Transport;
   readonly destination: 'touched' | 'untouched';
   readonly runs: number;
   readonly sweep?: SweepName;
@@ -58,6 +59,7 @@ Examples:
   $ lacuna bench --guest idle-8g --grow-to 128GiB --baseline zero,both --link unlimited
   $ lacuna bench --guest trace-build-2g --at 40 --trace-speed 10
   $ lacuna bench --guest ./my-capture --min-order 10 --json my-report.json
+  $ lacuna bench --transport tcp --link unlimited --guest build-2g --baseline none,both
   $ lacuna bench --sweep min-order --runs 3 --svg min-order.svg
   $ lacuna bench --sweep link --values 1gbit,unlimited --guest idle-8g
   $ lacuna bench --sweep ring-size --shard 2/4 --json part-2.json      (see lacuna report merge --help)
@@ -87,6 +89,14 @@ export function addBenchCommand({ program, version, commandLine, signal, done }:
       new Option('--link <rate>', 'the modelled link: unlimited, 1gbit, 10gbit, 125MB/s …')
         .argParser(parseLink)
         .default(parseLink('10gbit'), '10gbit'),
+    )
+    .addOption(
+      new Option(
+        '--transport <name>',
+        'what carries it: memory (another thread), or tcp or tls to another process over loopback',
+      )
+        .choices(TRANSPORTS)
+        .default('memory'),
     )
     .addOption(
       new Option('--destination <state>', "whether the destination's memory was touched before")
@@ -129,6 +139,12 @@ export function addBenchCommand({ program, version, commandLine, signal, done }:
 function planRequestOf(options: BenchOptions, given: (option: string) => boolean): PlanRequest {
   const sweep = options.sweep === undefined ? undefined : SWEEPS[options.sweep];
   refuseContradictions(options, sweep, given);
+  if (options.transport !== 'memory' && options.growTo !== undefined) {
+    throw new LacunaError(
+      'INVALID_ARGUMENT',
+      `--grow-to: another process can't know which of the memory is there: use --transport memory`,
+    );
+  }
   const madeUp = { memoryBytes: options.memory ?? DEFAULT_MADE_UP_BYTES, freeShare: options.free };
   return {
     guests: guestsOf(options, sweep, given),
@@ -147,6 +163,7 @@ function planRequestOf(options: BenchOptions, given: (option: string) => boolean
       initOnAlloc: options.initOnAlloc,
       pagePoison: options.pagePoison ?? null,
       link: options.link,
+      transport: options.transport,
       downtimeLimitMs: given('downtimeLimit')
         ? options.downtimeLimit
         : (sweep?.downtimeLimitMs ?? options.downtimeLimit),

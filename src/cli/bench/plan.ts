@@ -201,6 +201,7 @@ function settingsOf({ guests, baselines, runs, seed, spec, sweep }: PlanRequest)
     ...of('ring-size', 'ringSize', String(spec.ringSize)),
     ...of('link', 'link', spec.link.name),
     'downtime-limit': `${spec.downtimeLimitMs} ms`,
+    ...(spec.transport === 'memory' ? {} : { transport: spec.transport }),
     destination: spec.destination,
   };
 }

@@ -1,6 +1,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { exitsBetween } from '../../balloon/exits.js';
 import { migrateObserved, type ObservedRequest } from '../../diagnostics.js';
+import { LacunaError } from '../../errors.js';
 import { PageContent } from '../../guest/content.js';
 import {
   type FreeMemoryMode,
@@ -10,7 +11,7 @@ import {
   refillFreeMemory,
 } from '../../guest/image.js';
 import { layOutMetadata } from '../../guest/metadata.js';
-import type { ReportMode, SelfCheck } from '../../guest/runtime.js';
+import { isClean, type ReportMode } from '../../guest/runtime.js';
 import { traceImage, traceWrites } from '../../guest/trace-player.js';
 import { traceWorkload } from '../../guest/trace-replay.js';
 import { epochMs } from '../../guest/vcpu.js';
@@ -22,7 +23,7 @@ import { PAGE_SIZE, pfnOf } from '../../memory/page.js';
 import { bitmapWords, PageBitmap } from '../../memory/page-bitmap.js';
 import { RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
-import { type MigrationProgress, wakeOrTimeout } from '../../migration/migrate.js';
+import type { MigrationProgress } from '../../migration/migrate.js';
 import type { Schedule } from '../../migration/options.js';
 import { countFates, PageFates } from '../../migration/page-fates.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
@@ -30,13 +31,18 @@ import { reportOf } from '../../migration/report.js';
 import { Timeline } from '../../migration/timeline.js';
 import { encodePageMap } from '../../report/page-map.js';
 import type { Baseline, ReplayReport, RunReport, Transport } from '../../report/schema.js';
+import { NETWORK_RUN_PAGES } from '../../transport/network/network-channel.js';
 import { threadCpuMs } from '../../vmm/threads.js';
 import type { Verifier } from '../../vmm/verifier.js';
-import { WorkerDestination } from '../../vmm/worker-destination.js';
 import { type ReplayProgress, WorkerGuest } from '../../vmm/worker-guest.js';
-import type { SourceChannel } from '../../wire/channel.js';
 import type { StoredGuest } from '../captures.js';
 import { describeWorkload } from '../workload-option.js';
+import {
+  type Destination,
+  type DestinationHost,
+  type RunDestination,
+  ThreadDestination,
+} from './run-destination.js';
 
 /** One migration of a benchmark. */
 export interface RunSpec {
@@ -58,6 +64,7 @@ export interface RunSpec {
   /** What the guest fills pages with that it frees; null: it leaves them as they are. */
   readonly pagePoison: number | null;
   readonly link: { readonly name: string; readonly bytesPerSecond: number };
+  readonly transport: Transport;
   readonly downtimeLimitMs: number;
   readonly destination: 'touched' | 'untouched';
   readonly seed: number;
@@ -67,6 +74,8 @@ export interface RunSpec {
 export interface RunServices {
   readonly pool: MemoryPool;
   readonly verifier: Verifier;
+  /** For runs over TCP or TLS. */
+  readonly host?: DestinationHost;
   readonly signal: AbortSignal;
   readonly onProgress: (progress: MigrationProgress) => void;
   readonly onPhase: (phase: string) => void;
@@ -74,8 +83,6 @@ export interface RunServices {
 
 /** Reports before the one that is measured, so that the guest's driver is compiled code. */
 const REHEARSALS = 3;
-/** How long a guest at the destination is given to show that it works there. */
-const WORK_TIMEOUT_MS = 20_000;
 
 /**
  * Boots a guest from its memory map, migrates it, compares every page, and lets it go on at the destination until
@@ -90,28 +97,37 @@ export async function runOnce(asked: RunSpec, services: RunServices): Promise<Ru
   const { sparse = false } = spec.image;
   const sourceMemory = sparse ? pool.takeFresh(layout, heldBytes(spec, 'source')) : pool.take(layout);
   let destinationMemory: SharedGuestMemory | undefined;
-  const guests: WorkerGuest[] = [];
-  let destination: WorkerDestination | undefined;
+  let guest: WorkerGuest | undefined;
+  let destination: RunDestination | undefined;
   try {
     const touched = isTouched(spec);
-    destinationMemory = touched
-      ? pool.take(layout)
-      : pool.takeFresh(layout, sparse ? heldBytes(spec, 'destination') : layout.memoryBytes);
     const booting = bootGuest(spec, sourceMemory, event, true);
-    if (touched) {
-      zeroMemory(destinationMemory); // while the guest's thread fills the other
+    if (spec.transport === 'memory') {
+      destinationMemory = touched
+        ? pool.take(layout)
+        : pool.takeFresh(layout, sparse ? heldBytes(spec, 'destination') : layout.memoryBytes);
+      if (touched) {
+        zeroMemory(destinationMemory); // while the guest's thread fills the other
+      }
     }
-    const guest = await booting;
-    guests.push(guest);
-    destination = await WorkerDestination.prepare(guest, destinationMemory, { holdAtStart: true });
-    guests.push(destination.guest);
+    guest = await booting;
+    destination =
+      spec.transport === 'memory'
+        ? await ThreadDestination.prepare(guest, destinationMemory!, services.verifier)
+        : await hostOf(services, spec).prepare(guest, spec.transport, touched);
     await letRun(guest, spec);
-    const measured = await timedMigration(spec, services, guest, destination);
+    await destination.measure();
+    const { source, report } = await timedMigration(spec, services, guest, destination);
+    const there = await destination.measured();
+    const cpu = there === undefined ? report.cpu : { ...report.cpu, destination: there };
     onPhase('verifying');
-    const verified = await verify(measured.source, spec, services, guest, destination);
-    return { ...describeRun(spec, layout), ...measured.report, verified };
+    const verified =
+      source.phase === 'completed'
+        ? await destination.verify(guest, spec.workload)
+        : await verifyHere(source, guest);
+    return { ...describeRun(spec, layout), ...report, cpu, verified };
   } finally {
-    await Promise.all(guests.map((guest) => guest.stop()));
+    await guest?.stop();
     await destination?.close();
     if (!sparse) {
       pool.giveBack(sourceMemory);
@@ -120,6 +136,19 @@ export async function runOnce(asked: RunSpec, services: RunServices): Promise<Ru
       pool.giveBack(destinationMemory);
     }
   }
+}
+
+function hostOf({ host }: RunServices, { image, transport }: RunSpec): DestinationHost {
+  if (image.sparse === true) {
+    throw new LacunaError(
+      'INVALID_ARGUMENT',
+      `${image.name} has more memory than is there, and another process can't know of which it is: use --transport memory`,
+    );
+  }
+  if (host === undefined) {
+    throw new LacunaError('ILLEGAL_STATE', `a run over ${transport} without a process to receive the guest`);
+  }
+  return host;
 }
 
 /** A new guest, paused before its first instruction; with an oracle it can be verified page by page. */
@@ -202,7 +231,6 @@ export function withReplay(spec: RunSpec): RunSpec {
 export function describeRun(
   spec: RunSpec,
   layout: RamLayout,
-  transport: Transport = 'memory',
 ): Omit<RunReport, 'verified' | keyof Measured['report']> {
   return {
     guest: spec.image.name,
@@ -220,7 +248,7 @@ export function describeRun(
     dialect: 'command-register',
     link: spec.link.name,
     linkBytesPerSecond: Number.isFinite(spec.link.bytesPerSecond) ? spec.link.bytesPerSecond : null,
-    transport,
+    transport: spec.transport,
     destination: isTouched(spec) ? 'touched' : 'untouched',
     downtimeLimit: spec.downtimeLimitMs,
     seed: spec.seed,
@@ -234,20 +262,13 @@ export interface Measured {
     Pick<RunReport, 'cpu' | 'guestWork' | 'replay' | 'eventLoop' | 'timeline' | 'pages'>;
 }
 
-/** Where a guest is sent. */
-export interface Destination {
-  readonly channel: SourceChannel;
-  /** Processor time that receiving has taken, in ms; NaN where nobody says. */
-  cpuMs(): number;
-}
-
 /** What a command wants of a migration beyond what {@link RunSpec} says. */
 export type MigrationExtras = Pick<ObservedRequest, 'name' | 'onEvent' | 'onControls' | 'options'>;
 
 /** Migrates a guest that runs, and measures that. Rejects as `migrate` does. */
 export async function timedMigration(
   spec: RunSpec,
-  services: Omit<RunServices, 'pool' | 'verifier'>,
+  services: Pick<RunServices, 'signal' | 'onProgress' | 'onPhase'>,
   guest: WorkerGuest,
   destination: Destination,
   extras: MigrationExtras = {},
@@ -290,6 +311,7 @@ export async function timedMigration(
       schedule: spec.schedule,
       downtimeLimitMs: spec.downtimeLimitMs,
       bytesPerSecond: spec.link.bytesPerSecond,
+      ...(spec.transport === 'memory' ? {} : { maxRunPages: NETWORK_RUN_PAGES }),
       ...extras.options,
     },
   });
@@ -362,48 +384,13 @@ function replayReport(
   };
 }
 
-/** Outside the timed part: every page by the oracle, then the guest itself, where it now runs. */
-async function verify(
-  source: PrecopySource,
-  spec: RunSpec,
-  services: RunServices,
-  guest: WorkerGuest,
-  destination: WorkerDestination,
-): Promise<RunReport['verified']> {
-  if (source.phase !== 'completed') {
-    const passed = source.phase !== 'unknown' && isClean(await guest.selfCheck());
-    return {
-      pagesCompared: 0,
-      pagesDifferent: 0,
-      pagesLeftBehind: 0,
-      guestSelfCheck: passed ? 'passed' : 'failed',
-    };
-  }
-  const { pagesCompared, pagesDifferent, pagesLeftBehind } = await services.verifier.compare(
-    guest,
-    destination.guest,
-  );
-  const arrived = destination.adopt();
-  arrived.resume();
-  const passed = (await works(arrived, spec.workload)) && isClean(await arrived.selfCheck());
-  return { pagesCompared, pagesDifferent, pagesLeftBehind, guestSelfCheck: passed ? 'passed' : 'failed' };
-}
-
-/** Whether a guest has found its memory as it left it. */
-export function isClean(check: SelfCheck): boolean {
-  return check.badPages === 0 && check.badPfn === -1;
-}
-
-/** The guest goes on at the destination: whether its workload has written there in time. */
-async function works(guest: WorkerGuest, workload: WorkloadSpec): Promise<boolean> {
-  const deadline = performance.now() + WORK_TIMEOUT_MS;
-  const idle = (): boolean => workload.kind === 'halt' || guest.replay()?.ended === true;
-  while (guest.counters().pagesWritten === 0 && !idle()) {
-    if (performance.now() > deadline || guest.failure !== undefined) {
-      return false;
-    }
-    // A workload rings nobody when it has written, so its counter is looked at every few milliseconds.
-    await wakeOrTimeout(guest.event, guest.event.value(), 5);
-  }
-  return true;
+/** The guest has not arrived: whether it is whole here. */
+async function verifyHere(source: PrecopySource, guest: WorkerGuest): Promise<RunReport['verified']> {
+  const passed = source.phase !== 'unknown' && isClean(await guest.selfCheck());
+  return {
+    pagesCompared: 0,
+    pagesDifferent: 0,
+    pagesLeftBehind: 0,
+    guestSelfCheck: passed ? 'passed' : 'failed',
+  };
 }

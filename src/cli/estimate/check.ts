@@ -89,6 +89,7 @@ function specOf(
     initOnAlloc: false,
     pagePoison: null,
     downtimeLimitMs: DEFAULT_OPTIONS.downtimeLimitMs,
+    transport: 'memory',
     destination: 'touched',
     seed: 1,
   };

@@ -1,6 +1,6 @@
 import { IncomingObserver } from '../../diagnostics.js';
 import { messageOf } from '../../errors.js';
-import type { SelfCheck } from '../../guest/runtime.js';
+import { isClean, type SelfCheck } from '../../guest/runtime.js';
 import { formatMib, formatMs } from '../../report/format.js';
 import type {
   ListenerEvent,
@@ -8,7 +8,6 @@ import type {
   ReceivedTotals,
 } from '../../transport/network/incoming-migration.js';
 import type { WorkerGuest } from '../../vmm/worker-guest.js';
-import { isClean } from '../bench/run.js';
 
 /** What became of a guest that was to come in, for `--json`. Times in ms since the epoch. */
 export interface IncomingReport extends ReceivedTotals {

@@ -4,15 +4,10 @@ import type { GuestTrace } from '../../guest/trace.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
 import { formatMib } from '../../report/format.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
-import type {
-  Admission,
-  ListenerEvent,
-  MigrationOffer,
-  ReceivedTotals,
-} from '../../transport/network/incoming-migration.js';
-import { listenForMigrations, type MigrationListener } from '../../transport/network/migration-listener.js';
+import type { ListenerEvent } from '../../transport/network/incoming-migration.js';
+import type { MigrationListener } from '../../transport/network/migration-listener.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
-import type { DestinationMessage, PageCounts } from '../../wire/channel.js';
+import { type Arrival, receiveGuests } from '../../vmm/network-destination.js';
 import { ExitCode } from '../bench/bench.js';
 import { loadGuest, traceNames } from '../captures.js';
 import { serveMetrics } from '../metrics-server.js';
@@ -21,7 +16,6 @@ import { checkWritable, writeReport } from '../report-file.js';
 import { describeTls } from '../tls-options.js';
 import { formatEndpoint, type HostPort } from '../units.js';
 import { describeWorkload } from '../workload-option.js';
-import { admitGuest } from './admission.js';
 import { IncomingGuest } from './incoming-guest.js';
 
 /** What `lacuna receive` was asked for. */
@@ -67,7 +61,6 @@ export async function receive(request: ReceiveRequest, signal: AbortSignal): Pro
 class Reception {
   readonly #request: ReceiveRequest;
   readonly #progress: Progress;
-  readonly #pool = new MemoryPool(availableMemory);
   readonly #guests = new Map<string, IncomingGuest>();
   /** Self-checks under way. */
   readonly #checks = new Set<Promise<void>>();
@@ -82,13 +75,18 @@ class Reception {
 
   async run(signal: AbortSignal, metricsLine: string | undefined): Promise<number> {
     const { listen, tls, insecure, mostMemoryBytes, mostStreams, keepMs } = this.#request;
-    const listener = await listenForMigrations({
+    const listener = await receiveGuests({
       ...listen,
       tls,
       insecure,
       limits: { memoryBytes: mostMemoryBytes ?? Number.POSITIVE_INFINITY, streams: mostStreams },
       timeouts: { keepMs },
-      admit: (offer, reply, applied, received) => this.#admit(offer, reply, applied, received),
+      pool: new MemoryPool(availableMemory),
+      traceOf,
+      onAdmitted: (offer, received) => {
+        this.#guests.set(offer.migrationId, new IncomingGuest(offer, received));
+      },
+      onRunning: (arrival) => this.#arrived(arrival),
       onEvent: (event) => this.#happened(event),
     });
     this.#listener = listener;
@@ -103,27 +101,12 @@ class Reception {
     return this.#end(signal);
   }
 
-  #admit(
-    offer: MigrationOffer,
-    reply: (message: DestinationMessage) => void,
-    applied: () => PageCounts,
-    received: () => ReceivedTotals,
-  ): Promise<Admission> {
-    const { migrationId } = offer;
-    return admitGuest(offer, reply, applied, {
-      pool: this.#pool,
-      traceOf,
-      onStarted: (guest, startedAt, workload) => {
-        const incoming = this.#guests.get(migrationId)!;
-        incoming.started(guest, startedAt, describeWorkload(workload));
-        const check = this.#welcome(incoming, startedAt);
-        this.#checks.add(check);
-        void check.then(() => this.#checks.delete(check));
-      },
-    }).then((admission) => {
-      this.#guests.set(migrationId, new IncomingGuest(offer, received));
-      return admission;
-    });
+  #arrived({ guest, offer, startedAt, workload }: Arrival): void {
+    const incoming = this.#guests.get(offer.migrationId)!;
+    incoming.started(guest, startedAt, describeWorkload(workload));
+    const check = this.#welcome(incoming, startedAt);
+    this.#checks.add(check);
+    void check.then(() => this.#checks.delete(check));
   }
 
   /** It runs: whether it is whole is what it says itself. */
@@ -222,7 +205,7 @@ class Reception {
       this.#progress.log(`${incoming.line()}; it ends with this command`);
     }
     this.#write();
-    await Promise.all(hosted.map(({ guest }) => guest?.stop()));
+    await Promise.all(hosted.map(async ({ guest }) => guest?.stop()));
     if (!once) {
       return ExitCode.ok;
     }

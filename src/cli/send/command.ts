@@ -1,5 +1,7 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { LacunaError } from '../../errors.js';
+import { STALL_ACTIONS, type StallAction } from '../../migration/convergence.js';
+import { DEFAULT_OPTIONS, MOST_THROTTLE } from '../../migration/options.js';
 import type { Baseline } from '../../report/schema.js';
 import { COMPRESSION_MODES, type CompressionMode } from '../../transport/network/compression-policy.js';
 import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
@@ -17,6 +19,7 @@ import {
   parseEndpoint,
   parseLink,
   parseListenEndpoint,
+  parseRate,
   parseSeconds,
   parseWhole,
 } from '../units.js';
@@ -29,6 +32,9 @@ interface SendOptions extends GuestOptions, TlsOptions {
   readonly channels: number;
   readonly compress: CompressionMode;
   readonly maxBandwidth: { name: string; bytesPerSecond: number };
+  readonly maxSwitchoverBandwidth?: number;
+  readonly onStall: StallAction;
+  readonly maxThrottle: number;
   readonly hints: boolean;
   readonly zeroDetection: boolean;
   readonly recoveryTimeout: number;
@@ -105,6 +111,22 @@ export function addSendCommand({ program, version, commandLine, signal, done }: 
         .argParser(parseLink)
         .default(parseLink('unlimited'), 'unlimited'),
     )
+    .addOption(
+      new Option(
+        '--max-switchover-bandwidth <rate>',
+        'the cap while the guest is stopped, if it is another',
+      ).argParser(parseRate),
+    )
+    .addOption(
+      new Option('--on-stall <what>', 'if the guest writes faster than its pages are sent')
+        .choices(STALL_ACTIONS)
+        .default(DEFAULT_OPTIONS.onStall),
+    )
+    .addOption(
+      new Option('--max-throttle <percent>', 'with --on-stall throttle: how much of its time it may lose')
+        .argParser(parseThrottle)
+        .default(DEFAULT_OPTIONS.throttleMax, '80%'),
+    )
     .option('--no-hints', "don't ask the guest for its free pages")
     .option('--no-zero-detection', "don't look for pages that are zero")
     .addOption(
@@ -159,6 +181,11 @@ function parseWait(text: string): number {
   return ms;
 }
 
+/** "60%", "60": a share of the time. */
+function parseThrottle(text: string): number {
+  return parseWhole(1, MOST_THROTTLE * 100)(text.replace(/%$/, '')) / 100;
+}
+
 function sendRequestOf(
   options: SendOptions,
   given: (option: string) => boolean,
@@ -167,9 +194,10 @@ function sendRequestOf(
   if (to === undefined) {
     throw new LacunaError('INVALID_ARGUMENT', '--to HOST:PORT is missing: where lacuna receive listens');
   }
+  const tls = tlsSettingsOf(options);
   return {
     to,
-    tls: tlsSettingsOf(options),
+    tls,
     streams: options.channels,
     compression: options.compress,
     spec: {
@@ -186,11 +214,18 @@ function sendRequestOf(
       initOnAlloc: options.initOnAlloc,
       pagePoison: options.pagePoison ?? null,
       link: options.maxBandwidth,
+      transport: tls === undefined ? 'tcp' : 'tls',
       downtimeLimitMs: options.downtimeLimit,
       destination: 'untouched',
       seed: options.seed,
     },
-    options: { recoveryTimeoutMs: options.recoveryTimeout },
+    options: {
+      recoveryTimeoutMs: options.recoveryTimeout,
+      onStall: options.onStall,
+      throttleMax: options.maxThrottle,
+      throttleInitial: Math.min(DEFAULT_OPTIONS.throttleInitial, options.maxThrottle),
+      switchoverBytesPerSecond: options.maxSwitchoverBandwidth,
+    },
     stay: options.stay,
     metrics: options.metrics,
     json: options.json,

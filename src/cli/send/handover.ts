@@ -1,6 +1,5 @@
 import type { MigrationControls } from '../../migration/migrate.js';
 import type { MigrationEvent } from '../../migration/precopy.js';
-import { formatMs } from '../../report/format.js';
 import type { ControlReply, ControlRequest, ControlState } from './control.js';
 
 /** Which guest goes where. */
@@ -143,9 +142,4 @@ export function adviceOf({ migration, to }: Passage): string {
     `  lacuna send --resume ${migration}              has the commit voided if the guest was not started there`,
     `  lacuna send --resume ${migration} --override   if you have made sure that it does not run there, and never will`,
   ].join('\n');
-}
-
-/** "3 s": for how long a commit has been unanswered. */
-export function unansweredFor(waitedMs: number): string {
-  return `the commit was not answered for ${formatMs(waitedMs)}`;
 }

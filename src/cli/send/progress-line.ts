@@ -15,27 +15,38 @@ const RATE_WINDOW_MS = 500;
 /** A migration as it is shown while it goes on. */
 export class ProgressLine {
   readonly #title: string;
+  #now: MigrationProgress | undefined;
   #windowAt = 0;
   #windowBytes = 0;
   #bytesPerSecond = 0;
   #link = '';
+  #throttle = '';
 
   constructor(guest: string, to: string) {
     this.#title = `${guest} → ${to}`;
   }
 
-  /** The block of a terminal. */
-  block(now: MigrationProgress): string {
+  /** How far it is. */
+  look(now: MigrationProgress): void {
+    this.#now = now;
     const ms = now.elapsedMs - this.#windowAt;
     if (ms >= RATE_WINDOW_MS) {
       this.#bytesPerSecond = ((now.transferredBytes - this.#windowBytes) / ms) * 1000;
       this.#windowAt = now.elapsedMs;
       this.#windowBytes = now.transferredBytes;
     }
+  }
+
+  /** The block of a terminal; empty before it has begun. */
+  block(): string {
+    const now = this.#now;
+    if (now === undefined) {
+      return '';
+    }
     return (
       `${this.#title}  ${now.phase}, round ${now.round}, ${formatMs(now.elapsedMs)}\n` +
       `  ${formatMib(now.transferredBytes)} MiB sent (${formatMib(this.#bytesPerSecond)} MiB/s), ` +
-      `${now.pendingPages} pages to go, ${now.skippedPages} skipped${this.#link}`
+      `${now.pendingPages} pages to go, ${now.skippedPages} skipped${this.#throttle}${this.#link}`
     );
   }
 
@@ -53,6 +64,14 @@ export class ProgressLine {
             ? `${pc.green('the link is there again')}, and what had arrived is still there`
             : `${pc.yellow('the link is there again')}, to a destination that knows nothing of the guest: all of it goes again`,
         };
+      case 'throttled':
+        this.#throttle = event.share === 0 ? '' : pc.yellow(`, throttled to ${percent(1 - event.share)}`);
+        return {
+          log:
+            event.share === 0
+              ? 'the guest is not throttled any more'
+              : `the guest writes faster than its pages are sent: it is throttled to ${percent(1 - event.share)} of its time`,
+        };
       case 'stopping':
         return { step: `stopping the guest (${event.reason})` };
       case 'stopped':
@@ -67,4 +86,8 @@ export class ProgressLine {
         return {};
     }
   }
+}
+
+function percent(share: number): string {
+  return `${Math.round(share * 100)} %`;
 }

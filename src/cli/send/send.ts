@@ -1,5 +1,6 @@
 import pc from 'picocolors';
 import { isLacunaError, messageOf } from '../../errors.js';
+import { isClean } from '../../guest/runtime.js';
 import { EventWord } from '../../memory/control-buffer.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
 import { RamLayout } from '../../memory/ram-layout.js';
@@ -13,6 +14,7 @@ import { summarise } from '../../report/summary.js';
 import type { CompressionMode } from '../../transport/network/compression-policy.js';
 import { connectMigration, type NetworkChannel } from '../../transport/network/network-channel.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
+import { describeGuest } from '../../vmm/network-destination.js';
 import type { WorkerGuest } from '../../vmm/worker-guest.js';
 import { deliver, ExitCode } from '../bench/bench.js';
 import { planOf } from '../bench/plan.js';
@@ -20,13 +22,13 @@ import {
   bootGuest,
   describeRun,
   heldBytes,
-  isClean,
   letRun,
   type Measured,
   type RunSpec,
   timedMigration,
   withReplay,
 } from '../bench/run.js';
+import { attendToInterrupts } from '../interrupts.js';
 import { type MetricsServer, serveMetrics } from '../metrics-server.js';
 import { makeProgress, type Progress } from '../progress.js';
 import { checkWritable } from '../report-file.js';
@@ -76,6 +78,9 @@ export async function send(request: SendRequest, signal: AbortSignal): Promise<n
   }
 }
 
+/** How often progress is drawn. */
+const DRAW_MS = 100;
+
 /** Where a command's metrics are. */
 export function metricsLine({ endpoint }: MetricsServer): string {
   return `metrics at http://${formatEndpoint(endpoint)}/metrics`;
@@ -98,7 +103,10 @@ class Sending {
   #interruptsUnanswered = 0;
   /** Ends the hosting of a guest that stays. */
   #leave: (() => void) | undefined;
-  readonly #onSignal = (): void => this.#interrupted();
+  readonly #unattend: () => void;
+  /** Draws the progress: not within the migration's own time, which it would slow down. */
+  readonly #drawing: ReturnType<typeof setInterval>;
+  #drawn = '';
 
   constructor(request: SendRequest, signal: AbortSignal, progress: Progress) {
     this.#request = request;
@@ -107,7 +115,8 @@ class Sending {
     this.#progress = progress;
     this.#to = formatEndpoint(request.to);
     this.#line = new ProgressLine(this.#spec.image.name, this.#to);
-    process.on('SIGINT', this.#onSignal).on('SIGTERM', this.#onSignal);
+    this.#unattend = attendToInterrupts(() => this.#interrupted());
+    this.#drawing = setInterval(() => this.#draw(), DRAW_MS);
   }
 
   async run(): Promise<number> {
@@ -131,26 +140,23 @@ class Sending {
     }
     const { source } = measured;
     if (source.phase === 'completed') {
-      this.#report(describeRun(this.#spec, layout, this.#transport), measured, 'unseen');
+      this.#report(describeRun(this.#spec, layout), measured, 'unseen');
       console.log(this.#arrived(source));
       return ExitCode.ok;
     }
     const passed = await this.#check();
-    this.#report(describeRun(this.#spec, layout, this.#transport), measured, passed ? 'passed' : 'failed');
+    this.#report(describeRun(this.#spec, layout), measured, passed ? 'passed' : 'failed');
     await this.#stayed(this.#whyHere(source), passed);
     return passed ? this.#codeOf(source) : ExitCode.verificationFailed;
   }
 
   /** Whatever happened, nothing of it is left behind. */
   async close(): Promise<void> {
-    process.off('SIGINT', this.#onSignal).off('SIGTERM', this.#onSignal);
+    clearInterval(this.#drawing);
+    this.#unattend();
     this.#control?.close();
     await this.#guest?.stop();
     await this.#channel?.close();
-  }
-
-  get #transport(): 'tcp' | 'tls' {
-    return this.#request.tls === undefined ? 'tcp' : 'tls';
   }
 
   async #connect(
@@ -166,7 +172,7 @@ class Sending {
       memory,
       event,
       label: image.name,
-      guest: describeGuest(image.trace?.name),
+      guest: describeGuest(image.trace),
       compression,
       signal: this.#signal,
     });
@@ -187,7 +193,7 @@ class Sending {
       {
         signal: this.#signal,
         onPhase: () => {},
-        onProgress: (now) => this.#progress.update(this.#line.block(now)),
+        onProgress: (now) => this.#line.look(now),
       },
       guest,
       { channel, cpuMs: () => Number.NaN },
@@ -201,6 +207,14 @@ class Sending {
         options: { ...this.#request.options, startTimeoutMs: Number.POSITIVE_INFINITY },
       },
     );
+  }
+
+  #draw(): void {
+    const block = this.#line.block();
+    if (block !== this.#drawn) {
+      this.#drawn = block;
+      this.#progress.update(block);
+    }
   }
 
   #happened(event: MigrationEvent): void {
@@ -224,7 +238,7 @@ class Sending {
 
   #report(run: ReturnType<typeof describeRun>, { report }: Measured, selfCheck: SelfCheckWord): void {
     const { json, html, version, command } = this.#request;
-    this.#progress.done();
+    this.#finishDrawing();
     const verified: RunReport['verified'] = {
       pagesCompared: 0,
       pagesDifferent: 0,
@@ -313,7 +327,7 @@ class Sending {
   async #stayed(why: string, passed: boolean): Promise<void> {
     const { image } = this.#spec;
     const stays = this.#request.stay || this.#handover?.isOperated === true;
-    this.#progress.done();
+    this.#finishDrawing();
     console.error(
       `${why}\n${image.name} goes on here; self-check: ${passed ? pc.green('passed') : pc.red('FAILED')}. ` +
         (stays
@@ -325,6 +339,11 @@ class Sending {
         this.#leave = resolve; // the guest's thread keeps the process alive
       });
     }
+  }
+
+  #finishDrawing(): void {
+    clearInterval(this.#drawing);
+    this.#progress.done();
   }
 
   #show(what: string): void {
@@ -342,7 +361,7 @@ class Sending {
     } else if (this.#handover?.state === 'unanswered') {
       this.#interruptsUnanswered += 1;
       if (this.#interruptsUnanswered === 1) {
-        this.#progress.done();
+        this.#finishDrawing();
         console.error(
           `the commit was sent to ${this.#to} and not answered yet: it can't be called off from here.\n` +
             `${adviceOf(this.#handover.passage)}\n` +
@@ -358,7 +377,7 @@ class Sending {
 
   /** The operator has given the guest up; the process is not waited for, its threads would keep it. */
   #abandon({ passage }: Handover): never {
-    this.#progress.done();
+    this.#finishDrawing();
     console.error(
       `${passage.guest} is lost here, stopped as it was. The commit of migration ${passage.migration} was sent: it may run ` +
         `at ${passage.to}; look there before you start it anew.`,
@@ -368,8 +387,3 @@ class Sending {
 }
 
 type SelfCheckWord = RunReport['verified']['guestSelfCheck'];
-
-/** What the destination has to know of a built-in guest. */
-function describeGuest(trace: string | undefined): string {
-  return JSON.stringify({ kind: 'lacuna-worker', ...(trace === undefined ? {} : { trace }) });
-}

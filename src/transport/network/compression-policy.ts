@@ -45,8 +45,13 @@ const NOT_WORTH_IT = 1 / 8;
 /** While it is off, so much is compressed every so often, to see whether it has become worth it. */
 const PROBE_EVERY_MS = 500;
 const PROBE_BYTES: number = MIB;
-/** With less than this waiting the link is about to run dry. */
+/** With less than either before it, in the kernel's buffers too, the link is about to run dry. */
 const LINK_LOW_BYTES: number = MIB / 2;
+const LINK_LOW_MS = 10;
+/** What the kernel holds of a connection, at the most that it is taken for. */
+const MOST_KERNEL_BYTES: number = 4 * MIB;
+/** A link that had nothing to do at times, while runs were held back, is given so much more than it is known to carry. */
+const FASTER = 1.5;
 
 /**
  * Decides run by run. Pure: it is told the time and everything else.
@@ -59,6 +64,10 @@ const LINK_LOW_BYTES: number = MIB / 2;
  * S is what the pool's threads say they saved, per millisecond of their time, times their number. L is what the link
  * took in a window in which something was always waiting for it; in other windows, a lower bound. Both exist in either
  * state: while on, what the pool has no room for keeps the link busy; while off, a probe keeps S up to date.
+ *
+ * That nothing waits does not mean that the link has nothing to do: the kernel has taken it, some MiB, which a slow link
+ * carries for a while. So what the kernel holds is reckoned, by L; and where that holds runs back from a link that has
+ * nothing to do, by more than L, until the link shows what it can do.
  */
 export class CompressionPolicy {
   readonly counts: CompressionCounts = {
@@ -86,6 +95,11 @@ export class CompressionPolicy {
   #seenAt = Number.NaN;
   #seenWaiting = 0;
   #seenTaken = 0;
+  /** What the kernel holds, by reckoning, at {@link #seenAt}, and what the link is reckoned to carry; NaN: not known yet. */
+  #kernelBytes = 0;
+  #reckonedBytesPerMs = Number.NaN;
+  /** Of the window: a run was held back by what the kernel holds. */
+  #heldBack = false;
   #probeAt = Number.NEGATIVE_INFINITY;
   #probeBytes = 0;
 
@@ -118,7 +132,16 @@ export class CompressionPolicy {
     if (room) {
       return 'compress';
     }
-    return !this.#always && waitingBytes < LINK_LOW_BYTES ? 'raw' : 'wait';
+    if (this.#always) {
+      return 'wait';
+    }
+    const rate = this.#reckonedBytesPerMs;
+    const lowBytes = Number.isNaN(rate) ? LINK_LOW_BYTES : Math.min(LINK_LOW_BYTES, LINK_LOW_MS * rate);
+    if (waitingBytes + this.#kernelBytes < lowBytes) {
+      return 'raw';
+    }
+    this.#heldBack ||= waitingBytes < lowBytes;
+    return 'wait';
   }
 
   /** A run of `bytes` was given to the compressor. */
@@ -177,22 +200,17 @@ export class CompressionPolicy {
       this.#windowIdleMs += now - this.#seenAt;
     }
     const hasMoved = takenBytes !== this.#seenTaken;
+    if (!Number.isNaN(this.#reckonedBytesPerMs)) {
+      const carried = (now - this.#seenAt) * this.#reckonedBytesPerMs;
+      const held = Math.max(0, this.#kernelBytes - carried) + takenBytes - this.#seenTaken;
+      this.#kernelBytes = Math.min(MOST_KERNEL_BYTES, held);
+    }
     this.#seenAt = now;
     this.#seenWaiting = waitingBytes;
     this.#seenTaken = takenBytes;
     const elapsedMs = now - this.#windowFrom;
     if (elapsedMs >= (hasMoved ? WINDOW_MS : LONGEST_WINDOW_MS)) {
-      const rate = (takenBytes - this.#windowTaken) / elapsedMs;
-      const known = this.#linkBytesPerMs;
-      if (this.#isFirstWindow) {
-        this.#isFirstWindow = false;
-      } else if (Number.isNaN(known)) {
-        this.#linkBytesPerMs = rate;
-      } else if (this.#windowIdleMs <= (1 - BUSY_SHARE) * elapsedMs) {
-        this.#linkBytesPerMs = known + WINDOW_WEIGHT * (rate - known);
-      } else {
-        this.#linkBytesPerMs = Math.max(known, rate);
-      }
+      this.#endWindow((takenBytes - this.#windowTaken) / elapsedMs, this.#windowIdleMs / elapsedMs);
       this.#beginWindow(takenBytes, now);
       this.#weigh();
     }
@@ -202,13 +220,35 @@ export class CompressionPolicy {
     this.#windowFrom = now;
     this.#windowTaken = takenBytes;
     this.#windowIdleMs = 0;
+    this.#heldBack = false;
+  }
+
+  #endWindow(rate: number, idleShare: number): void {
+    const known = this.#linkBytesPerMs;
+    if (this.#isFirstWindow) {
+      this.#isFirstWindow = false;
+      return;
+    }
+    if (Number.isNaN(known)) {
+      this.#linkBytesPerMs = rate;
+    } else if (idleShare <= 1 - BUSY_SHARE) {
+      this.#linkBytesPerMs = known + WINDOW_WEIGHT * (rate - known);
+    } else {
+      this.#linkBytesPerMs = Math.max(known, rate);
+      if (this.#heldBack) {
+        this.#reckonedBytesPerMs = Math.max(this.#reckonedBytesPerMs * FASTER, rate);
+        return;
+      }
+    }
+    this.#reckonedBytesPerMs = this.#linkBytesPerMs;
   }
 
   #weigh(): void {
     if (this.#always) {
       return;
     }
-    const gain = this.savedBytesPerMs / this.#linkBytesPerMs;
+    const saved = this.savedBytesPerMs;
+    const gain = saved === 0 ? 0 : saved / this.#linkBytesPerMs; // nothing is nothing, whatever the link is
     const worthIt = this.#worthIt ? !(gain < NOT_WORTH_IT) : gain > WORTH_IT;
     if (worthIt !== this.#worthIt) {
       this.#worthIt = worthIt;

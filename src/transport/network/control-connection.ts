@@ -45,6 +45,9 @@ const FRAMES_A_TURN = 64;
 /** Answers that wait to be read; whoever reads none of them is asked no more. */
 const MOST_UNREAD_BYTES = 64 * 1024;
 
+/** Frames that wait to be sent: the longest device state, and more than all others come to. */
+const MOST_WAITING_BYTES: number = 2 * MOST_DEVICE_STATE_BYTES;
+
 /**
  * The control connection of a migration, as either end has it: frames in both directions over a socket of TCP or TLS,
  * numbered, of one epoch; pings and pongs; and the ways in which it ends.
@@ -277,6 +280,9 @@ export class ControlConnection {
     this.#sequence = (this.#sequence + 1) >>> 0;
     this.bytesSent += frame.length;
     this.#socket.write(frame);
+    if (this.#socket.writableLength > MOST_WAITING_BYTES) {
+      this.#lost('the other end reads nothing of what it is told');
+    }
   }
 
   /** What came can't be right; what still comes is not looked at. */

@@ -145,6 +145,8 @@ export class IncomingMigration {
   /** `over` includes a migration that is being brought to its end. */
   phase: 'receiving' | 'ready' | 'starting' | 'over' = 'receiving';
   readonly #host: IncomingHost;
+  /** Which connection has been welcomed; no other says anything about the guest. */
+  #welcomed: ControlConnection | undefined;
   #admission: Promise<Admission> | undefined;
   #admitted: Admission | undefined;
   #written: SharedArrayBuffer | undefined;
@@ -191,7 +193,7 @@ export class IncomingMigration {
     } catch (thrown) {
       if (this.phase !== 'over') {
         this.phase = 'over';
-        this.#refuse(connection, thrown);
+        this.#refuse(this.connection ?? connection, thrown); // another may have come while it was decided
         this.#end();
       }
       return;
@@ -309,6 +311,7 @@ export class IncomingMigration {
     status: WelcomeStatus,
     tickets: readonly Uint8Array[],
   ): void {
+    this.#welcomed = connection;
     connection.send(FrameType.welcome, 0, welcomeTo(hello, status, this.#host.nonce, tickets));
   }
 
@@ -354,6 +357,9 @@ export class IncomingMigration {
   /** A frame of the connection that counts, after its hello. Throws PROTOCOL_VIOLATION. */
   frame(connection: ControlConnection, { type, value }: Readonly<FrameHeader>, payload: Uint8Array): void {
     const link = this.#link;
+    if (connection !== this.#welcomed) {
+      throw outOfTurn('a frame before the welcome'); // it could decide about a guest that is being fenced off
+    }
     switch (type) {
       case FrameType.deviceState:
         if (link === undefined || link.deviceState !== undefined || this.phase !== 'receiving') {
@@ -366,14 +372,17 @@ export class IncomingMigration {
           throw outOfTurn('the end of the data');
         }
         link.rounds = value;
-        return this.#advance(link);
+        this.#advance(link);
+        return;
       case FrameType.commit:
         if (this.phase === 'ready') {
           this.phase = 'starting';
         }
-        return this.#decide(connection, (sink) => sink.commit());
+        this.#decide(connection, (sink) => sink.commit());
+        return;
       case FrameType.withdraw:
-        return this.#decide(connection, (sink) => sink.withdraw());
+        this.#decide(connection, (sink) => sink.withdraw());
+        return;
       case FrameType.cancel:
         if (this.phase !== 'starting') {
           void this.discard('its source has called it off', true);

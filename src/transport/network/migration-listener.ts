@@ -308,15 +308,18 @@ export class MigrationListener {
     if (current?.id !== id) {
       if (hello.committed) {
         // Only whom the commit was sent to can know what became of it (I10).
-        return this.#welcomeToAsk(peer, hello, isOurs && this.#settled.get(id) !== undefined);
+        this.#welcomeToAsk(peer, hello, isOurs && this.#settled.get(id) !== undefined);
+        return;
       }
       if (current?.phase === 'over') {
-        return this.#greetAfter(current, peer, id, epoch, hello); // in a moment there is room
+        this.#greetAfter(current, peer, id, epoch, hello); // in a moment there is room
+        return;
       }
       if (current !== undefined) {
         throw busy(current);
       }
-      return this.#begin(peer, id, epoch, hello);
+      this.#begin(peer, id, epoch, hello);
+      return;
     }
     if (epoch <= current.epoch) {
       throw new LacunaError(
@@ -325,15 +328,18 @@ export class MigrationListener {
       );
     }
     if (current.phase === 'over') {
-      return this.#greetAfter(current, peer, id, epoch, hello); // in a moment it is known what became of it
+      this.#greetAfter(current, peer, id, epoch, hello); // in a moment it is known what became of it
+      return;
     }
     if (!isOurs) {
       if (hello.committed) {
-        return this.#welcomeToAsk(peer, hello, false);
+        this.#welcomeToAsk(peer, hello, false);
+        return;
       }
       // Its source has spoken to another destination meanwhile: what is here is of no use to it.
       void current.discard('its source begins anew');
-      return this.#greetAfter(current, peer, id, epoch, hello);
+      this.#greetAfter(current, peer, id, epoch, hello);
+      return;
     }
     if (!hello.committed) {
       if (current.phase === 'starting') {
@@ -373,7 +379,7 @@ export class MigrationListener {
     const { connection } = peer;
     const { label, guest, layout, streams } = hello;
     const offer: MigrationOffer = { migrationId: id, label, guest, layout, streams, peer: connection.peer };
-    const incoming = new IncomingMigration(offer, {
+    const incoming: IncomingMigration = new IncomingMigration(offer, {
       nonce: this.#nonce,
       tls: this.#options.tls,
       joinMs: this.#timeouts.handshakeMs,
@@ -385,6 +391,9 @@ export class MigrationListener {
       answer: (to) => this.#tell(to, id),
       over: () => {
         this.#current = undefined;
+        if (incoming.connection !== undefined) {
+          this.#limitQueries(incoming.connection); // its source may still ask
+        }
       },
     });
     this.#current = incoming;

@@ -77,8 +77,8 @@ const DEFAULT_CONNECT_TIMEOUT_MS = 10_000;
 const LAST_WORDS_MS = 200;
 /** A run may be cut into so many: a stream that has said it was writable has room for them. */
 const MOST_PIECES = 8;
-/** A destination that takes no longer runs than this would be sent more headers than is sensible. */
-const LEAST_RUN_PAGES = 1024;
+/** A good `maxRunPages` for a migration over the network: 4 MiB a write. Every destination takes as much. */
+export const NETWORK_RUN_PAGES = 1024;
 const NO_NONCE: Uint8Array = new Uint8Array(ID_BYTES);
 
 /**
@@ -345,23 +345,29 @@ class Session {
   #onFrame({ type, value }: Readonly<FrameHeader>, payload: Uint8Array): void {
     switch (type) {
       case FrameType.applied:
-        return this.#say({ type: 'applied', round: value });
+        this.#say({ type: 'applied', round: value });
+        return;
       case FrameType.ready:
-        return this.#onReady(decodeCounts(payload, this.streamCount));
+        this.#onReady(decodeCounts(payload, this.streamCount));
+        return;
       case FrameType.started:
         this.#say({ type: 'started', startedAt: decodeStarted(payload) });
-        return this.#answered();
+        this.#answered();
+        return;
       case FrameType.notStarted:
         this.#say({ type: 'not-started', reason: decodeText(payload) });
-        return this.#answered();
+        this.#answered();
+        return;
       case FrameType.unknownMigration:
-        return this.#say({ type: 'unknown-migration' });
+        this.#say({ type: 'unknown-migration' });
+        return;
       case FrameType.error: {
         const { message } = decodeError(value, payload);
         if (!this.#committed) {
           this.#over = true; // the destination closes the connection: that is not to be repaired
         }
-        return this.#say({ type: 'error', reason: message });
+        this.#say({ type: 'error', reason: message });
+        return;
       }
       default:
     }
@@ -372,10 +378,11 @@ class Session {
     const sent = this.#link?.streams?.counts() ?? [];
     const wrong = counts.findIndex((count, i) => !isSame(count, sent[i]));
     if (wrong !== -1) {
-      return this.#say({
+      this.#say({
         type: 'error',
         reason: `stream ${wrong}: it applied ${JSON.stringify(counts[wrong])}, and ${JSON.stringify(sent[wrong])} was sent`,
       });
+      return;
     }
     const total = (of: (count: PageCounts) => number): number =>
       counts.reduce((sum, count) => sum + of(count), 0);
@@ -576,10 +583,12 @@ class Session {
   #restored({ status }: Welcome, sameInstance: boolean): void {
     this.#rounds = 0;
     if (!this.#committed) {
-      return this.#say({ type: 'restored', kept: status === 'kept' && sameInstance });
+      this.#say({ type: 'restored', kept: status === 'kept' && sameInstance });
+      return;
     }
     if (status === 'settled' && sameInstance) {
-      return this.#say({ type: 'restored', kept: true });
+      this.#say({ type: 'restored', kept: true });
+      return;
     }
     // Another instance can't know what became of the commit, whatever it says (I10).
     this.#say({ type: 'restored', kept: false });
@@ -594,10 +603,10 @@ class Session {
     if (welcome.tickets.length === 0) {
       throw new LacunaError('DESTINATION_FAILED', 'the destination has ended this migration');
     }
-    if (welcome.longestRunPages < LEAST_RUN_PAGES) {
+    if (welcome.longestRunPages < NETWORK_RUN_PAGES) {
       throw new LacunaError(
         'UNSUPPORTED',
-        `the destination takes runs of ${welcome.longestRunPages} pages; this source needs ${LEAST_RUN_PAGES}`,
+        `the destination takes runs of ${welcome.longestRunPages} pages; this source needs ${NETWORK_RUN_PAGES}`,
       );
     }
     const { endpoint, memory, event } = this.#options;

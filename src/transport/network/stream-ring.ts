@@ -51,7 +51,8 @@ const MOST_UNFLUSHED_BYTES: number = 16 * MIB;
 const WAKE_BELOW_BYTES: number = MOST_UNFLUSHED_BYTES / 2;
 const WAKE_BELOW_SLOTS: number = FRAME_SLOTS / 2;
 
-export const StreamState = { connecting: 0, open: 1, failed: 2, closed: 3 } as const;
+/** Where a stream is, as far as its thread knows. */
+export const StreamState = { connecting: 0, open: 1, failed: 2 } as const;
 
 /** Bytes of the buffer that both ends are given. */
 export const STREAM_RING_BYTES: number = FAILURE_AT + FAILURE_BYTES;
@@ -211,14 +212,18 @@ export class StreamRingEnd {
 
   /** Calls `work` at first and whenever the doorbell was rung, until it is told to stop. */
   async serve(work: () => void): Promise<void> {
-    const words = this.#words;
-    for (;;) {
-      const seen = words.load(DOORBELL);
-      if (words.load(STOP) !== 0) {
-        return;
-      }
-      work();
-      await words.waitAsync(DOORBELL, seen); // at once, if it was rung since
+    for (let turn = this.turn(work); turn !== undefined; turn = this.turn(work)) {
+      await turn;
     }
+  }
+
+  /** One turn of that: resolves when there is to be another. Undefined: it is told to stop. */
+  turn(work: () => void): Promise<void> | undefined {
+    const seen = this.#words.load(DOORBELL); // before what it is rung for is looked at
+    if (this.#words.load(STOP) !== 0) {
+      return undefined;
+    }
+    work();
+    return this.#words.waitAsync(DOORBELL, seen) ?? Promise.resolve();
   }
 }

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { formatEndpoint, parseEndpoint, parseListenEndpoint, parsePoison } from '../../../src/cli/units.js';
+import { parseWorkload } from '../../../src/cli/workload-option.js';
 
 describe('--page-poison', () => {
   it.each([
@@ -20,6 +21,11 @@ describe('--page-poison', () => {
       expect(() => parsePoison(text)).toThrow(/A byte or 32 bits/);
     },
   );
+});
+
+it('a workload does not write without end: no device state could say so', () => {
+  expect(() => parseWorkload('dirty:unlimited')).toThrow(/one that can be reached/);
+  expect(parseWorkload('dirty:1GB/s')).toMatchObject({ bytesPerSecond: 1e9 });
 });
 
 describe('an endpoint', () => {

@@ -5,6 +5,7 @@ import { xorshift32 } from '../../../src/guest/content.js';
 import { LEDGER_ZERO } from '../../../src/guest/ledger.js';
 import type { MigrationOptions } from '../../../src/migration/options.js';
 import type { SourcePhase } from '../../../src/migration/precopy.js';
+import type { DestinationMessage } from '../../../src/wire/channel.js';
 import { type Cut, CutMigration, type LinkOptions } from '../../support/cuttable-link.js';
 import {
   DEFAULT_FREE,
@@ -245,10 +246,10 @@ describe('what goes again after a break', () => {
     migration.link.cuts.push({ next: 'kept' });
     migration.until(() => migration.count('lost') === 1);
     const pages: number[] = [];
-    const { pageRun } = migration.link;
+    const pageRun = migration.link.pageRun.bind(migration.link);
     migration.link.pageRun = (pfn, pageCount, payload) => {
       pages.push(...Array.from({ length: pageCount }, (_, i) => pfn + i));
-      pageRun.call(migration.link, pfn, pageCount, payload);
+      pageRun(pfn, pageCount, payload);
     };
     expectArrived(migration);
     return [...new Set(pages)];
@@ -471,10 +472,10 @@ describe('rounds', () => {
     migration.until(() => migration.count('restored') === 1);
     const before = { ...migration.source.sent };
     const ended: number[] = [];
-    const { roundEnd } = migration.link;
+    const roundEnd = migration.link.roundEnd.bind(migration.link);
     migration.link.roundEnd = (round) => {
       ended.push(round);
-      roundEnd.call(migration.link, round);
+      roundEnd(round);
     };
     expectArrived(migration);
     expect(ended.slice(0, 2)).toEqual([1, 2]);
@@ -517,5 +518,26 @@ describe('rounds', () => {
     migration.run();
     expect(migration.source.error?.code).toBe('PROTOCOL_VIOLATION');
     expect(migration.source.error?.message).toContain(`round ${round}, of 0`);
+  });
+
+  it('what comes behind one is heard in the same step: it has rung before, and will not again', () => {
+    let ready: DestinationMessage | undefined;
+    const migration = new TestMigration(
+      Machine.boot(),
+      { schedule: 'wait' },
+      {
+        reply: (message) => {
+          ready = message.type === 'ready' ? message : ready;
+          return message.type === 'ready' ? undefined : message;
+        },
+      },
+    );
+    migration.until(() => ready !== undefined);
+    const { rounds } = migration.source.sent;
+    migration.channel.reply({ type: 'applied', round: rounds - 1 });
+    migration.channel.reply({ type: 'applied', round: rounds });
+    migration.channel.reply(ready!);
+    migration.source.step();
+    expect(migration.count('ready')).toBe(1);
   });
 });

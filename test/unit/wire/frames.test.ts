@@ -98,6 +98,7 @@ describe('checkType', () => {
     [FrameType.ready, 'control-from-destination', true, /the first frame of a connection is/],
     [0x8000, 'accepted', true, /the first frame of a connection is a frame of type 0x8000/],
     [FrameType.hello, 'accepted', false, /"hello" came out of place/],
+    [FrameType.pong, 'stream-from-destination', true, /the first frame of a connection is a frame "pong"/],
   ];
 
   it.each(ROWS)('refuses type %i (%s, first: %s)', (type, connection, isFirst, words) => {
@@ -114,6 +115,7 @@ describe('checkType', () => {
     }
     expect(() => checkType(FrameType.error, 'control-from-destination', true)).not.toThrow();
     expect(() => checkType(FrameType.error, 'stream-from-destination', true)).not.toThrow();
+    expect(() => checkType(FrameType.pong, 'control-from-destination', true)).not.toThrow();
   });
 
   it('has a place for every type', () => {

@@ -50,7 +50,7 @@ describe('a run that shrinks', () => {
 });
 
 describe('a run that does not', () => {
-  it.each([1, 2, 16, 256])('of %i pages is told so', (pages) => {
+  it.each([1, 2, 31, 32, 256])('of %i pages is told so', (pages) => {
     const bytes = noise(pages * PAGE_SIZE);
     const out = new Uint8Array(longestCompressed(bytes.length)).fill(BEFORE);
     expect(deflateRunInto(bytes, out)).toBe(0);

@@ -19,6 +19,19 @@ describe('auto', () => {
     expect(sender.policy.savedBytesPerMs).toBeCloseTo(65_000 * 0.55, -3);
   });
 
+  it.each([0.1, 0.24, 0.45, 0.7])(
+    'does as well as "on" where the pool alone keeps the link busy: to %d',
+    (ratio) => {
+      // The pool makes a tenth more than the link carries.
+      const conditions = { linkBytesPerMs: 12_500, threadBytesPerMs: (1.1 * 12_500) / ratio, ratio };
+      const auto = new ModelledSender('auto');
+      const on = new ModelledSender('on');
+      auto.run(30_000, conditions);
+      on.run(30_000, conditions);
+      expect(auto.movedBytes).toBeGreaterThan(0.9 * on.movedBytes);
+    },
+  );
+
   it('is off within half a second where the link is far faster than the pool, and costs nothing', () => {
     const sender = new ModelledSender('auto');
     sender.run(500, LOOPBACK);
@@ -41,7 +54,7 @@ describe('auto', () => {
     expect(sender.policy.switches).toBe(1);
     expect(sender.policy.counts.runsCompressed).toBe(0);
     expect(sender.policy.counts.runsIncompressible).toBeLessThan(100);
-    expect(sender.movedBytes / 20_000).toBeGreaterThan(12_500);
+    expect(sender.movedBytes / 20_000).toBeGreaterThan(0.95 * 12_500);
   });
 
   it('keeps the link busy with raw runs where the pool alone could not', () => {

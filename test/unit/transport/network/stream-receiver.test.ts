@@ -77,15 +77,15 @@ class Frames {
 
 /** Feeds bytes as a socket with `onread` would, so many at a time at the most. */
 function feed(receiver: StreamReceiver, bytes: Uint8Array, most: number): void {
-  const { buffer, callback } = receiver.onread();
-  let target = (buffer as () => Uint8Array)();
+  const onread = receiver.onread();
+  let target = (onread.buffer as () => Uint8Array)();
   for (let at = 0; at < bytes.length; ) {
     expect(target.length).toBeGreaterThan(0); // Node would take an empty one for ENOBUFS
     const count = Math.min(most, target.length, bytes.length - at);
     target.set(bytes.subarray(at, at + count));
     at += count;
-    const goesOn = callback(count, target);
-    target = (buffer as () => Uint8Array)();
+    const goesOn = onread.callback(count, target);
+    target = (onread.buffer as () => Uint8Array)();
     if (!goesOn) {
       receiver.release(1_000_000); // as if every round had ended elsewhere
     }
@@ -131,8 +131,8 @@ describe.each(KINDS)('StreamReceiver, %s memory', (kind, makeMemory) => {
   it('applies nothing of the next round before it is released, and reads no more', () => {
     const memory = makeMemory();
     const { receiver, ended } = receiverInto(memory);
-    const { buffer, callback } = receiver.onread();
-    const target = (buffer as () => Uint8Array)();
+    const onread = receiver.onread();
+    const target = (onread.buffer as () => Uint8Array)();
     const bytes = new Frames()
       .pages(1, 1, 5)
       .add({ type: FrameType.roundEnd, value: 1 })
@@ -140,7 +140,7 @@ describe.each(KINDS)('StreamReceiver, %s memory', (kind, makeMemory) => {
       .add({ type: FrameType.roundEnd, value: 2 })
       .all();
     target.set(bytes); // all in one read
-    expect(callback(bytes.length, target)).toBe(false);
+    expect(onread.callback(bytes.length, target)).toBe(false);
     expect(ended).toEqual([1]);
     expect(firstByte(memory, 1)).toBe(5);
     receiver.release(0);
@@ -253,10 +253,10 @@ describe.each(KINDS)('StreamReceiver, %s memory', (kind, makeMemory) => {
     expect(ended).toEqual([]);
     expect(memory.segments.every(({ bytes: ram }) => ram.every((byte) => byte === 0))).toBe(true);
     // The socket of a thread may deliver what it has read already: it is dropped, into a buffer that isn't empty.
-    const { buffer, callback } = receiver.onread();
-    const spare = (buffer as () => Uint8Array)();
+    const onread = receiver.onread();
+    const spare = (onread.buffer as () => Uint8Array)();
     expect(spare.length).toBeGreaterThan(0);
-    callback(1, spare);
+    onread.callback(1, spare);
     expect(failures).toHaveLength(1);
     await receiver.close();
   });

@@ -3,6 +3,7 @@ import { LacunaError } from '../../../../src/errors.js';
 import { EventWord } from '../../../../src/memory/control-buffer.js';
 import { MIB, PAGE_SIZE } from '../../../../src/memory/page.js';
 import { atomicMapper } from '../../../../src/memory/shared-words.js';
+import { MOST_SLOTS, SLOT_RUNS } from '../../../../src/transport/network/compression-slots.js';
 import {
   type RingFrame,
   STREAM_RING_BYTES,
@@ -57,16 +58,36 @@ describe('StreamRing', () => {
     expect(ring.unflushedBytes + frameLength).toBeGreaterThanOrEqual(8 * MIB);
 
     const small = ringPair();
-    for (runs = 0; small.ring.hasRoom; runs += 1) {
-      small.ring.put(FrameType.zero, runs, 1, 0);
+    let most = 0;
+    for (; small.ring.hasRoom; most += 1) {
+      small.ring.put(FrameType.zero, most, 1, 0);
     }
-    expect(runs).toBe(1024 - 16);
+    expect(most).toBeGreaterThan(500);
+    // There is some left for what is sent without asking, and for all that may be in the compressor's hands.
+    const spare = 16 + MOST_SLOTS * SLOT_RUNS;
+    for (let i = 0; i < spare; i += 1) {
+      small.ring.put(FrameType.zero, most + i, 1, 0);
+    }
     small.ring.wantRoom();
-    for (; small.event.value() === 0; runs -= 1) {
+    let left = most + spare;
+    for (; small.event.value() === 0; left -= 1) {
       expect(small.end.take(frame)).toBe(true);
+      expect(frame.pfn).toBe(most + spare - left);
       small.end.flushed(FRAME_HEADER_BYTES);
     }
-    expect(runs).toBe(511);
+    expect(small.ring.hasRoom).toBe(true);
+    expect(left).toBeLessThan(0.75 * most);
+    expect(left).toBeGreaterThan(0);
+  });
+
+  it('counts a compressed run by what it takes on the wire', () => {
+    const { ring, end, frame } = ringPair();
+    ring.put(FrameType.compressedPages, 7, 256, 33, 1234);
+    expect(ring.unflushedBytes).toBe(1234 + FRAME_HEADER_BYTES);
+    expect(end.take(frame)).toBe(true);
+    expect(frame).toEqual({ type: FrameType.compressedPages, pfn: 7, pageCount: 256, value: 33 });
+    end.flushed(1234 + FRAME_HEADER_BYTES);
+    expect(ring.unflushedBytes).toBe(0);
   });
 
   it('counts what is not flushed beyond 2^32 bytes', () => {

@@ -121,7 +121,7 @@ describe('StreamSender', () => {
     const { sender, failures, flushed } = senderTo(socket);
     sender.zeroRun(0, 1);
     sender.flush();
-    happen(socket);
+    await happen(socket);
     await new Promise(setImmediate);
     await new Promise(setImmediate);
     expect(failures.map((failure) => failure.code)).toEqual([code]);
