@@ -195,6 +195,20 @@ describe('a migration', () => {
 });
 
 describe('a link that breaks before the commit', () => {
+  it('is not one on a machine that is too busy to listen', async () => {
+    const destination = await listen({ timeouts: { silenceMs: 200 } });
+    const source = await connect(destination.port, { silenceMs: 200 });
+    for (let i = 0; i < 5; i += 1) {
+      const until = performance.now() + 300; // both ends hear nothing meanwhile, and say nothing
+      while (performance.now() < until) {}
+      await new Promise(setImmediate);
+    }
+    await source.finish(1);
+    source.channel.commit();
+    expect(await source.message()).toMatchObject({ type: 'started' });
+    expect(destination.events.map(({ type }) => type)).not.toContain('lost');
+  });
+
   it('is restored, and what was applied is kept', async () => {
     const destination = await listen();
     const proxy = await proxyTo(destination.port);

@@ -144,7 +144,8 @@ export class Injection {
           `the migration ended as ${source.phase} (${code}: ${source.error?.message}), ` +
           (allowed.length === 0
             ? 'and had to complete'
-            : `and may end as ${[...new Set(allowed)].join(', ')} only`),
+            : `and may end as ${[...new Set(allowed)].join(', ')} only`) +
+          this.#far.describe(),
       );
     }
     this.#far.over(source);

@@ -20,8 +20,8 @@ const HANDSHAKE_MS = 30_000;
 const KEEP_MS = 120_000;
 /** Both ends are this program. */
 const KEY: TlsSettings = { psk: { identity: 'lacuna stress', key: new Uint8Array(32).fill(0x5a) } };
-/** Events of the destination that a failure tells. */
-const MOST_EVENTS = 40;
+/** What a failure tells of what happened before it. */
+const MOST_EVENTS = 60;
 /** Another migration may have been given a port of ours meanwhile; not for long. */
 const LOOK_AGAIN_MS = 20;
 
@@ -36,6 +36,7 @@ export class NetworkFarSide implements FarSide {
   readonly #ports = new Set<number>();
   readonly #arrivals: Arrival[] = [];
   readonly #events: string[] = [];
+  readonly #openedAt: number = performance.now();
   readonly #done = new Set<FaultKind>();
   readonly #lifts: (() => void)[] = [];
   #listener!: MigrationListener;
@@ -126,6 +127,7 @@ export class NetworkFarSide implements FarSide {
   }
 
   onEvent(event: MigrationEvent): void {
+    this.#note(`source: ${event.type === 'lost' ? `lost, ${event.reason}` : event.type}`);
     const { links } = this.#services.tally;
     switch (event.type) {
       case 'lost':
@@ -165,7 +167,7 @@ export class NetworkFarSide implements FarSide {
     return (
       `; the link: ${this.#link.openConnections} connections of ${this.#link.connections}, ${this.#link.bytesPassed} bytes, ` +
       `${this.#link.refusing ? 'refusing, ' : ''}${this.#breaks} breaks; threads: ${this.#threads.running.join(', ')}; ` +
-      `the destination: ${this.#events.join(', ')}`
+      `what happened: ${this.#events.join('; ')}`
     );
   }
 
@@ -265,13 +267,18 @@ export class NetworkFarSide implements FarSide {
       holdAtStart: true,
       refuses: this.#plan.faults.refuses,
       onRunning: (arrival) => this.#arrivals.push(arrival),
-      onEvent: (event) => this.#note(event),
+      onEvent: (event) => this.#heard(event),
     });
     this.#ports.add(this.#listener.port);
   }
 
-  #note({ type, text, peer }: ListenerEvent): void {
-    this.#events.push(`${type} (${peer}: ${text})`);
+  #heard({ type, text, peer }: ListenerEvent): void {
+    this.#note(`${type} (${peer}: ${text})`);
+  }
+
+  /** Both ends' events, in order: what a failure tells. */
+  #note(what: string): void {
+    this.#events.push(`${Math.round(performance.now() - this.#openedAt)} ms ${what}`);
     if (this.#events.length > MOST_EVENTS) {
       this.#events.shift();
     }
@@ -279,6 +286,7 @@ export class NetworkFarSide implements FarSide {
 
   #cut({ withReset, refuseMs }: LinkCut): void {
     this.#done.add('link-cuts');
+    this.#note('the link is cut');
     this.#breaks += 1;
     this.#link.cut(withReset);
     if (refuseMs === 0) {
@@ -299,9 +307,13 @@ export class NetworkFarSide implements FarSide {
 
   #fallSilent({ ms, kind, directions }: LinkSilence): void {
     this.#done.add('link-silent');
+    this.#note(`the link ${kind}`);
     this.#breaks += 1;
     this.#link.fallSilent(kind, directions);
-    this.#after(ms, () => this.#link.speakAgain());
+    this.#after(ms, () => {
+      this.#note('it speaks again');
+      this.#link.speakAgain();
+    });
   }
 
   /** Another destination can't know what became of a commit (I10): it takes this one's place before there can be one. */
@@ -310,6 +322,7 @@ export class NetworkFarSide implements FarSide {
       return;
     }
     this.#done.add('destination-restarts');
+    this.#note('another destination');
     this.#breaks += 1;
     this.#restarts += 1;
     const wasRefusing = this.#link.refusing;
@@ -318,6 +331,7 @@ export class NetworkFarSide implements FarSide {
     const restart = async (): Promise<void> => {
       await this.#listener.close();
       await this.#listen();
+      this.#note('it listens');
       this.#link.target = this.#listener.port;
       this.#link.refusing = wasRefusing && this.#isLost;
     };

@@ -77,7 +77,16 @@ function networkOptions(random: Random, { faults, options }: HopPlan): Partial<M
   const { bytesPerSecond = Number.POSITIVE_INFINITY } = options;
   return {
     recoveryTimeoutMs: gaveUp ? random.wholeByScale(20, 300) : GENEROUS_MS,
-    onStall: random.pick(['switch', 'switch', 'throttle', 'throttle', 'cancel']),
+    onStall: random.pick([
+      'switch',
+      'switch',
+      'switch',
+      'switch',
+      'throttle',
+      'throttle',
+      'throttle',
+      'cancel',
+    ]),
     throttleInitial: Math.min(throttleMax, random.whole(1, 50) / 100),
     throttleIncrement: random.whole(1, 50) / 100,
     throttleMax,

@@ -69,6 +69,9 @@ export class ControlConnection {
   #sequence = 0;
   #over = false;
   #heardAt: number = performance.now();
+  /** Ticks since something was heard: while this end is too busy to listen there are none, and it does not count. */
+  #silentTicks = 0;
+  readonly #tickMs: number;
   #interval: ReturnType<typeof setInterval> | undefined;
   #linger: ReturnType<typeof setTimeout> | undefined;
   #pongDue: number | undefined;
@@ -107,9 +110,9 @@ export class ControlConnection {
     socket.on('data', this.#onData);
     socket.on('error', this.#onError);
     socket.on('end', this.#onEnd);
+    this.#tickMs = Math.min(PING_MS, options.silenceMs / 5);
     if (options.silenceMs !== Number.POSITIVE_INFINITY) {
-      const everyMs = Math.min(PING_MS, options.silenceMs / 5);
-      this.#interval = setInterval(() => this.#tick(options.pings), everyMs);
+      this.#interval = setInterval(() => this.#tick(options.pings), this.#tickMs);
     }
   }
 
@@ -183,6 +186,7 @@ export class ControlConnection {
 
   readonly #onData = (bytes: Uint8Array): void => {
     this.#heardAt = performance.now();
+    this.#silentTicks = 0;
     this.firstByte ??= bytes[0];
     this.#framesThisTurn = 0;
     try {
@@ -258,6 +262,7 @@ export class ControlConnection {
     if (pings && this.#socket.writableLength < MOST_UNREAD_BYTES) {
       this.#write(FrameType.ping, 0);
     }
+    this.#silentTicks += 1;
     if (this.#isSilent()) {
       // This event loop may have been busy itself: what has come meanwhile is read before it is judged.
       setImmediate(() => {
@@ -269,7 +274,7 @@ export class ControlConnection {
   }
 
   #isSilent(): boolean {
-    return performance.now() - this.#heardAt > this.#silenceMs;
+    return this.#silentTicks * this.#tickMs > this.#silenceMs;
   }
 
   #write(type: number, value: number, payload?: Uint8Array): void {
