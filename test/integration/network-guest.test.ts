@@ -257,7 +257,7 @@ describe('a guest that can not be received', () => {
     let control: SharedArrayBuffer | undefined;
     const threads: ThreadSource = {
       start: (name, work, onEnd) => {
-        control = (work as GuestThreadData).control;
+        control = name === 'guest' ? (work as GuestThreadData).control : control; // not a stream's
         return newThreads.start(name, work, onEnd);
       },
     };
