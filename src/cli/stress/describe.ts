@@ -24,6 +24,9 @@ function describeMoment(moment: LinkMoment): string {
   if ('afterBytes' in moment) {
     return `after ${moment.afterBytes} bytes`;
   }
+  if ('atDestination' in moment) {
+    return `at the destination's "${moment.atDestination}" no. ${moment.nth}`;
+  }
   return 'event' in moment ? `at "${moment.event}" no. ${moment.nth}` : `after ${moment.afterMs} ms`;
 }
 

@@ -38,6 +38,8 @@ export class NetworkFarSide implements FarSide {
   readonly #events: string[] = [];
   readonly #openedAt: number = performance.now();
   readonly #done = new Set<FaultKind>();
+  /** What is done at an event of the destination's. */
+  readonly #actions: { readonly type: ListenerEvent['type']; left: number; readonly act: () => void }[] = [];
   readonly #lifts: (() => void)[] = [];
   #listener!: MigrationListener;
   #link!: LinkProxy;
@@ -103,6 +105,8 @@ export class NetworkFarSide implements FarSide {
             act();
           }
         });
+      } else if ('atDestination' in moment) {
+        this.#actions.push({ type: moment.atDestination, left: moment.nth, act });
       } else {
         at(moment, act);
       }
@@ -274,6 +278,14 @@ export class NetworkFarSide implements FarSide {
 
   #heard({ type, text, peer }: ListenerEvent): void {
     this.#note(`${type} (${peer}: ${text})`);
+    for (const action of this.#actions) {
+      if (action.type === type && !this.#isOver) {
+        action.left -= 1;
+        if (action.left === 0) {
+          action.act();
+        }
+      }
+    }
   }
 
   /** Both ends' events, in order: what a failure tells. */

@@ -68,10 +68,14 @@ export function overNetwork(hop: HopPlan, { memoryBytes }: GuestPlan): HopPlan {
     silenceMs: faults.silences === undefined ? GENEROUS_MS : random.whole(200, 500),
     retry: { firstMs: random.wholeByScale(1, 20), mostMs: random.wholeByScale(20, 100) },
   };
-  return { ...hop, options: { ...options, ...networkOptions(random, hop) }, network };
+  return { ...hop, options: { ...options, ...networkOptions(random, hop, network) }, network };
 }
 
-function networkOptions(random: Random, { faults, options }: HopPlan): Partial<MigrationOptions> {
+function networkOptions(
+  random: Random,
+  { faults, options }: HopPlan,
+  { compression }: NetworkPlan,
+): Partial<MigrationOptions> {
   const gaveUp = faults.cuts?.some(({ refuseMs }) => refuseMs === Number.POSITIVE_INFINITY) === true;
   const throttleMax = random.whole(5, 95) / 100;
   const { bytesPerSecond = Number.POSITIVE_INFINITY } = options;
@@ -90,6 +94,8 @@ function networkOptions(random: Random, { faults, options }: HopPlan): Partial<M
     throttleInitial: Math.min(throttleMax, random.whole(1, 50) / 100),
     throttleIncrement: random.whole(1, 50) / 100,
     throttleMax,
+    // Compressed whatever it takes, a round may take seconds.
+    ...(compression === 'on' ? { maxRounds: Math.min(4, options.maxRounds ?? 4) } : {}),
     ...(random.chance(0.2)
       ? {
           switchoverBytesPerSecond: random.chance(0.3)
@@ -100,14 +106,19 @@ function networkOptions(random: Random, { faults, options }: HopPlan): Partial<M
   };
 }
 
-/** Where on its way a migration is: at an event, after a time, or when so many bytes have passed. */
+/** Where on its way a migration is: at an event of either end, after a time, or when so many bytes have passed. */
 function linkMoment(random: Random): LinkMoment {
   const of = random.next();
   if (of < 0.4) {
     // Frames are of 32 bytes and of some MiB: any place in either.
     return { afterBytes: random.wholeByScale(1, 64 * MIB) };
   }
-  if (of < 0.55) {
+  if (of < 0.6) {
+    // Before what it says of it has arrived.
+    const types = ['round', 'restored', 'ready', 'started', 'started', 'not-started'] as const;
+    return { atDestination: random.pick(types), nth: random.pick([1, 1, 1, 2]) };
+  }
+  if (of < 0.7) {
     return { afterMs: random.wholeByScale(1, 120) - 1 };
   }
   return {

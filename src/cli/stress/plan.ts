@@ -6,6 +6,7 @@ import { MIB, PAGE_SIZE } from '../../memory/page.js';
 import { type MigrationOptions, SCHEDULES } from '../../migration/options.js';
 import type { MigrationEvent } from '../../migration/precopy.js';
 import { MOST_PIECES, type TransportFaults } from '../../transport/faulty.js';
+import type { ListenerEvent } from '../../transport/network/incoming-migration.js';
 import type { Refusal } from '../../vmm/worker-destination.js';
 import {
   type HostilePeersPlan,
@@ -78,8 +79,11 @@ export type Moment =
   | { readonly event: MigrationEvent['type']; readonly nth: number }
   | { readonly afterMs: number };
 
-/** The same, or when the source has sent so many bytes more. */
-export type LinkMoment = Moment | { readonly afterBytes: number };
+/** The same, or when the source has sent so many bytes more, or at the destination's `nth` event of a type. */
+export type LinkMoment =
+  | Moment
+  | { readonly afterBytes: number }
+  | { readonly atDestination: ListenerEvent['type']; readonly nth: number };
 
 /** Free memory made up, or a piece of a real machine's. */
 export type ImagePlan =
