@@ -1,11 +1,21 @@
 import { workerData } from 'node:worker_threads';
+import { CompressionGate } from '../src/transport/network/compression-gate.js';
 import { CompressionSlots } from '../src/transport/network/compression-slots.js';
 import type { CompressorThreadData, CompressTask } from '../src/transport/network/compressor.js';
 
-const slots = new CompressionSlots((workerData as CompressorThreadData).slots);
+const shared = workerData as CompressorThreadData;
+const slots = new CompressionSlots(shared.slots);
+const gate = new CompressionGate(shared.gate);
 
 export default function compress({ slot, runCount }: CompressTask): number {
-  const from = performance.now();
-  slots.compress(slot, runCount);
-  return performance.now() - from;
+  if (!gate.enter()) {
+    return 0; // nobody waits for it
+  }
+  try {
+    const from = performance.now();
+    slots.compress(slot, runCount);
+    return performance.now() - from;
+  } finally {
+    gate.leave();
+  }
 }

@@ -206,6 +206,17 @@ it('says what it can not take', async () => {
   }
 });
 
+it('is closed when its threads are through with what they have in hand, for else they take the process with them', async () => {
+  const { compressor } = compressorOf(1, 4);
+  compressor.add(0, SLOT_PAGES, pagesOf(0, SLOT_PAGES));
+  compressor.add(SLOT_PAGES, SLOT_PAGES, pagesOf(SLOT_PAGES, SLOT_PAGES));
+  await expect.poll(() => compressor.isBusy, { interval: 0, timeout: 20_000 }).toBe(true);
+  await compressor.close();
+  expect(compressor.isBusy).toBe(false);
+  // The thread takes down what has become of a run when zlib has done it, which one that is ended never comes to.
+  expect(compressor.slots.runs(3, 1)[0]!.payload?.length).toBeGreaterThan(0);
+});
+
 it('a thread that fails hands its runs back, to go raw, and no more are taken', async () => {
   const { compressor, batches, more } = compressorOf(1, 4);
   try {

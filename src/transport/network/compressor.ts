@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import { LacunaError, messageOf } from '../../errors.js';
 import { PAGE_SIZE } from '../../memory/page.js';
+import { CompressionGate } from './compression-gate.js';
 import {
   type CompressedRun,
   CompressionSlots,
@@ -13,6 +14,7 @@ import {
 /** What a thread of the pool is started with (`workers/compress.ts`). */
 export interface CompressorThreadData {
   readonly slots: SharedArrayBuffer;
+  readonly gate: SharedArrayBuffer;
 }
 
 /** A piece of work for it; it answers with the ms that it took. */
@@ -30,6 +32,8 @@ export interface CompressedBatch {
 }
 
 const NO_SLOT = -1;
+/** How often it is looked whether a thread is through with what it has in hand. */
+const LOOK_MS = 1;
 /** More threads than this are of no use to a link that compression is worth anything for. */
 const MOST_THREADS = 4;
 
@@ -54,6 +58,7 @@ export class Compressor {
   readonly slots: CompressionSlots;
   readonly threads: number;
   readonly #pool: Piscina<CompressTask, number>;
+  readonly #gate = new CompressionGate();
   readonly #onDone: (batch: CompressedBatch) => void;
   readonly #free: number[];
   readonly #filling = { slot: NO_SLOT, runCount: 0, pageCount: 0 };
@@ -75,7 +80,7 @@ export class Compressor {
     this.slots = CompressionSlots.allocate(slots);
     this.#free = Array.from({ length: slots }, (_, slot) => slot);
     this.#onDone = onDone;
-    const workerData: CompressorThreadData = { slots: this.slots.buffer };
+    const workerData: CompressorThreadData = { slots: this.slots.buffer, gate: this.#gate.buffer };
     this.#pool = new Piscina<CompressTask, number>({
       filename: new URL('../../../workers/compress.js', import.meta.url).href,
       minThreads: threads,
@@ -129,9 +134,21 @@ export class Compressor {
     this.#free.push(slot);
   }
 
-  /** Ends the threads, wherever they are. What they had in hand is never done. */
+  /** Whether a thread is compressing. */
+  get isBusy(): boolean {
+    return this.#gate.isBusy;
+  }
+
+  /** Ends the threads, once each is through with the slot that it is at, which nobody is told of. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#gate.close();
+    // One that has died never leaves, but then it has no task either.
+    while (this.#gate.isBusy && this.#tasks > 0) {
+      await new Promise((resolve) => {
+        setTimeout(resolve, LOOK_MS);
+      });
+    }
     await this.#pool.destroy();
   }
 
@@ -149,10 +166,10 @@ export class Compressor {
     this.#filling.pageCount = 0;
     this.#tasks += 1;
     const done = (busyMs: number, asRaw: boolean): void => {
+      this.#tasks -= 1;
       if (this.#closed) {
         return;
       }
-      this.#tasks -= 1;
       this.#pendingPages -= pageCount;
       const runs = this.slots.runs(slot, runCount);
       this.#postIfDue();
