@@ -6,6 +6,11 @@ import { mutate } from './test/mutants/mutate.js';
 /** One mistake in the sources, where `npm run mutants` asks for it. */
 const mistake = MUTANTS.filter(({ name }) => name === process.env['LACUNA_MUTANT']).map(mutate);
 
+/** Integration tests that two at a time have room for. */
+const NETWORK = [
+  'test/integration/{network-*,streams,adoptions,compress*,page-digests,hostile-state,remote-destination}.test.ts',
+];
+
 export default defineConfig({
   plugins: mistake,
   test: {
@@ -41,6 +46,7 @@ export default defineConfig({
         test: {
           name: 'threads',
           include: ['test/integration/**/*.test.ts'],
+          exclude: NETWORK,
           fileParallelism: false,
           sequence: { groupOrder: 2 },
         },
@@ -51,6 +57,15 @@ export default defineConfig({
         test: {
           name: 'commands',
           include: ['test/commands/**/*.test.ts', 'test/browser/**/*.test.ts'],
+          sequence: { groupOrder: 3 },
+        },
+      },
+      {
+        extends: true,
+        // Sockets, streams and other processes, on small guests: they wait more than they work.
+        test: {
+          name: 'network',
+          include: NETWORK,
           sequence: { groupOrder: 3 },
         },
       },
