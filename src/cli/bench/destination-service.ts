@@ -145,7 +145,7 @@ export class DestinationService {
       case 'digests':
         return this.#digests();
       case 'resume':
-        this.#guest().resume();
+        this.#guest().run(); // with its device, which nobody served while it was held
         return undefined;
       case 'selfCheck':
         return this.#guest().selfCheck();
