@@ -119,3 +119,46 @@ export class PrivateGuestMemory extends SegmentedMemory {
     this.#generation += 1;
   }
 }
+
+/**
+ * Memory of one block that its owner hands out a view of, and may replace at any time without saying so: a WebAssembly
+ * memory, whose buffer is another one after it has grown.
+ */
+export class BorrowedGuestMemory extends SegmentedMemory {
+  readonly shared = false;
+  readonly #buffer: () => ArrayBuffer;
+  readonly #byteOffset: number;
+  #seen: ArrayBuffer | undefined;
+  #generation = 0;
+  #segments: readonly BackedSegment[] = [];
+
+  /** `buffer` says what it is now; the memory begins at `byteOffset` in it, a multiple of 8. Throws INVALID_ARGUMENT. */
+  constructor(layout: RamLayout, buffer: () => ArrayBuffer, byteOffset: number) {
+    super(layout);
+    if (layout.segments.length !== 1 || byteOffset % 8 !== 0) {
+      throw new LacunaError('INVALID_ARGUMENT', 'borrowed memory is one segment, at a multiple of 8 bytes');
+    }
+    this.#buffer = buffer;
+    this.#byteOffset = byteOffset;
+  }
+
+  get generation(): number {
+    this.#look();
+    return this.#generation;
+  }
+
+  get segments(): readonly BackedSegment[] {
+    this.#look();
+    return this.#segments;
+  }
+
+  #look(): void {
+    const buffer = this.#buffer();
+    if (buffer !== this.#seen) {
+      this.#seen = buffer;
+      this.#generation += 1;
+      const segment = this.layout.segments[0]!;
+      this.#segments = [{ ...segment, bytes: new Uint8Array(buffer, this.#byteOffset, segment.lengthBytes) }];
+    }
+  }
+}

@@ -23,6 +23,9 @@ export interface HintPageCounts {
   sentInVain: number;
 }
 
+/** Who is told which pages were just left out because of a hint, and what they read as at the destination: a le32, over and over. */
+export type LeaveOut = (wordIndex: number, bits: number, value: number) => void;
+
 /** Where every page of a round went. They add up: `pending` is the sum of the others. */
 export interface RoundBalance {
   /** Pages to send when the round began. */
@@ -80,6 +83,7 @@ export class PageAccounts implements DirtySink, HintSink {
   /** Claimed when a hint for it came; those that turn out not to be dirty were sent in vain. */
   readonly #vain: PageBitmap;
   readonly #layout: RamLayout;
+  readonly #leaveOut: LeaveOut | undefined;
   /** Skips and fills of this round. */
   #roundSkipped = 0;
   #roundFillsDue = 0;
@@ -87,7 +91,7 @@ export class PageAccounts implements DirtySink, HintSink {
   #fillsLeft = 0;
 
   /** All of it belongs to the coordinator's thread, which claims, hints and syncs. */
-  constructor(layout: RamLayout, map: WordMapper = atomicMapper) {
+  constructor(layout: RamLayout, map: WordMapper = atomicMapper, leaveOut?: LeaveOut) {
     const bitmap = (): PageBitmap => PageBitmap.allocateOwn(map, layout.pfnSpan);
     this.send = bitmap();
     this.claimed = bitmap();
@@ -97,6 +101,7 @@ export class PageAccounts implements DirtySink, HintSink {
     this.#vain = bitmap();
     this.unacknowledged = new Unacknowledged(map, layout.pfnSpan);
     this.#layout = layout;
+    this.#leaveOut = leaveOut;
   }
 
   /** The first round sends everything. */
@@ -236,6 +241,7 @@ export class PageAccounts implements DirtySink, HintSink {
         this.#fillsLeft += popcount32(due & ~before);
         this.#roundSkipped += applied - fills;
       }
+      this.#leaveOut?.(word, hit, this.#poison);
     }
     if (applied === pages) {
       return;

@@ -56,6 +56,12 @@ export interface SourceVm {
   payload(pfn: number, pageCount: number): Uint8Array<ArrayBufferLike>;
   /** Takes a slice of the dirty log; true when the whole log was passed over. */
   drainDirty(sink: DirtySink): boolean;
+  /**
+   * Pages were just left out because of a hint, bit `i` of `bits` being page `wordIndex * 32 + i`, and read as `value`, a
+   * le32 over and over, at the destination. Called from within the session, as the hint is taken. Where the dirty log is a
+   * comparison with a shadow, they have to read so here too before the guest runs on (I9); any other VM need not know.
+   */
+  leaveOut?(wordIndex: number, bits: number, value: number): void;
   /** Asks the vCPU to stop at its next safe point. {@link paused} says when it has. */
   requestPause(): void;
   /** Whether it stands still, with every write that it has made marked in the dirty log (I2). */

@@ -1,0 +1,131 @@
+import { equalBytes, fillWords } from './byte-ops.js';
+import type { DirtySink } from './dirty-log.js';
+import type { GuestMemory } from './guest-memory.js';
+import { bitMask, lowestBit, MIB, PAGE_SIZE, PAGES_PER_WORD } from './page.js';
+
+/** What one slice of a scan compares: about a millisecond's worth. */
+const SLICE_BYTES: number = 16 * MIB;
+
+/** What scans came to. */
+export interface ScanCounts {
+  /** Passes over the whole of memory. */
+  passes: number;
+  comparedBytes: number;
+  /** Pages that differed. */
+  changedPages: number;
+}
+
+/**
+ * The dirty log of a VMM that keeps none: guest RAM is compared with a *shadow*, and what differs was written (I9).
+ *
+ * The shadow is what the destination holds, or will once everything that was sent, and is pending to be sent, has arrived.
+ * So pages are sent from the shadow and never from live RAM: what a scan has not copied there would be sent, and then
+ * compared with something else. And so a page that is left out is made, in the guest as in the shadow, what it reads as at
+ * the destination ({@link leaveOut}): a guest that takes it again and writes the very bytes that it held before has
+ * changed it then, and a scan sees that.
+ *
+ * ```
+ *   guest RAM ──scan: differs? copy──▶ shadow ──runs──▶ destination
+ *       ▲                                ▲
+ *       └────── leaveOut: a value ───────┘      (in the driver's kick, before a vCPU runs again)
+ * ```
+ *
+ * Everything happens on the thread that the guest's vCPU runs on, between two of its instructions: nobody writes what is
+ * being compared (ADR 9).
+ */
+export class ComparedMemory {
+  readonly counts: ScanCounts = { passes: 0, comparedBytes: 0, changedPages: 0 };
+  readonly #live: GuestMemory;
+  readonly #shadow: GuestMemory;
+  /** Where the next slice begins. */
+  #segment = 0;
+  #page = 0;
+
+  /** Both of the same layout. The shadow may hold anything: the first pass makes it what the guest holds. */
+  constructor(live: GuestMemory, shadow: GuestMemory) {
+    this.#live = live;
+    this.#shadow = shadow;
+  }
+
+  /**
+   * Compares some of memory, copies what differs to the shadow, and tells `sink` of it. True: the pass is complete. What
+   * the guest writes behind the scan is found by the next pass; before the last one it has to stand still.
+   */
+  scanSlice(sink: DirtySink): boolean {
+    const segment = this.#live.segments[this.#segment]!;
+    const shadow = this.#shadow.segments[this.#segment]!;
+    const end = Math.min(segment.pageCount, this.#page + SLICE_BYTES / PAGE_SIZE);
+    while (this.#page < end) {
+      const pfn = segment.firstPfn + this.#page;
+      // To the end of the sink's word, so that it gets all of its bits at once.
+      const pages = Math.min(PAGES_PER_WORD - (pfn & (PAGES_PER_WORD - 1)), end - this.#page);
+      this.#scanWord(segment.bytes, shadow.bytes, this.#page, pages, pfn, sink);
+      this.#page += pages;
+    }
+    if (this.#page < segment.pageCount) {
+      return false;
+    }
+    this.#page = 0;
+    this.#segment = (this.#segment + 1) % this.#live.segments.length;
+    if (this.#segment !== 0) {
+      return false;
+    }
+    this.counts.passes += 1;
+    return true;
+  }
+
+  /** The next slice is the first of a pass. A pass that was cut short found what it found. */
+  restart(): void {
+    this.#segment = 0;
+    this.#page = 0;
+  }
+
+  /**
+   * These pages are left out, and read as `value`, a le32 over and over, at the destination: so they do here from now on.
+   * Bit `i` of `bits` is page `wordIndex * 32 + i`. Only while the guest has them free: in its driver's kick.
+   */
+  leaveOut(wordIndex: number, bits: number, value: number): void {
+    for (let left = bits; left !== 0; ) {
+      const first = lowestBit(left);
+      const clear = ~(left >>> first);
+      const pages = clear === 0 ? PAGES_PER_WORD : lowestBit(clear);
+      this.#fill(wordIndex * PAGES_PER_WORD + first, pages, value);
+      left &= ~bitMask(first, pages);
+    }
+  }
+
+  #fill(pfn: number, pageCount: number, value: number): void {
+    for (const memory of [this.#live, this.#shadow]) {
+      const bytes = memory.pages(pfn, pageCount);
+      fillWords(bytes, 0, bytes.length, value);
+    }
+  }
+
+  #scanWord(
+    live: Uint8Array,
+    shadow: Uint8Array,
+    page: number,
+    pages: number,
+    pfn: number,
+    sink: DirtySink,
+  ): void {
+    const at = page * PAGE_SIZE;
+    const length = pages * PAGE_SIZE;
+    this.counts.comparedBytes += length;
+    if (equalBytes(live.subarray(at, at + length), shadow.subarray(at, at + length))) {
+      return;
+    }
+    let bits = 0;
+    for (let i = 0; i < pages; i += 1) {
+      const from = at + i * PAGE_SIZE;
+      const bytes = live.subarray(from, from + PAGE_SIZE);
+      const copy = shadow.subarray(from, from + PAGE_SIZE);
+      if (!equalBytes(bytes, copy)) {
+        copy.set(bytes);
+        bits |= 1 << ((pfn + i) & (PAGES_PER_WORD - 1));
+        this.counts.changedPages += 1;
+      }
+    }
+    sink.addDirty(pfn >>> 5, bits);
+  }
+}
