@@ -11,6 +11,7 @@ import {
   LATE_POISONS,
   NUM_PAGES,
   POISON_VAL,
+  QUEUE_COUNT,
   QUEUE_NOTIFIED,
   QUEUE_WORDS,
   QUEUES,
@@ -34,6 +35,7 @@ import {
 import { VIRTIO_BALLOON_F_PAGE_POISON } from '../spec/virtio-balloon.js';
 import { VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET } from '../spec/virtio-ring.js';
 import type { QueueAddresses } from '../virtqueue/layout.js';
+import type { BalloonRegisters } from './balloon-registers.js';
 import { countExit, ExitFeature, type ExitFeatureValue, ExitKind } from './exits.js';
 import type { RequestInterface } from './request-interface.js';
 
@@ -163,7 +165,7 @@ export interface RegisterState {
 }
 
 /** The host's own access to the registers; no exit, it is the host's memory. */
-export class HostRegisters {
+export class HostRegisters implements BalloonRegisters {
   readonly #control: ControlBuffer;
 
   constructor(control: ControlBuffer) {
@@ -187,6 +189,9 @@ export class HostRegisters {
     this.invalidateId();
     this.#request(REPORT_STOP);
   }
+
+  /** The mail has no DONE: its STOP has given the guest's blocks back already (C13). */
+  requestDone(): void {}
 
   /** No report under any id is wanted any more. The first step of closing a session (I4). */
   invalidateId(): void {
@@ -218,6 +223,17 @@ export class HostRegisters {
   needsReset(): void {
     this.#control.words.or(DEVICE_STATUS, VIRTIO_CONFIG_S_NEEDS_RESET);
     this.#control.interrupt(INTERRUPT_CONFIG);
+  }
+
+  reset(): void {
+    const { words } = this.#control;
+    for (const word of [CMD_REG, DEVICE_STATUS, DRIVER_FEATURES, POISON_VAL, ACTUAL, QUEUE_NOTIFIED]) {
+      words.store(word, 0);
+    }
+    this.invalidateId();
+    for (let word = QUEUES; word < QUEUES + QUEUE_COUNT * QUEUE_WORDS; word += 1) {
+      words.store(word, 0);
+    }
   }
 
   /** Takes the set of queues that were kicked since the last call, a bit each. */

@@ -7,6 +7,13 @@ export interface DirtySink {
   addDirty(wordIndex: number, bits: number): void;
 }
 
+/** Who is told of what the host itself writes into guest RAM, after it has written it (I1). */
+export interface WriteLog {
+  mark(pfn: number): void;
+  /** The pages of `lengthBytes` bytes (1 or more) from `gpa`. */
+  markBytes(gpa: number, lengthBytes: number): void;
+}
+
 /** Words that one slice of a drain looks at: 1 GiB of guest memory. */
 export const DRAIN_SLICE_WORDS = 8192;
 
@@ -20,7 +27,7 @@ export const DRAIN_SLICE_WORDS = 8192;
  * A mark is unconditional. "Skip if already set" would be unsound even on x86: the store may still sit in the
  * writer's store buffer when another processor clears the bit, and nothing would set it again.
  */
-export class DirtyLog {
+export class DirtyLog implements WriteLog {
   readonly bitmap: PageBitmap;
   #drainWord = 0;
 

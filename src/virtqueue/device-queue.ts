@@ -1,4 +1,4 @@
-import type { DirtyLog } from '../memory/dirty-log.js';
+import type { WriteLog } from '../memory/dirty-log.js';
 import type { BackedSegment, GuestMemory } from '../memory/guest-memory.js';
 import { pfnOf } from '../memory/page.js';
 import type { RamBlock } from '../memory/ram-layout.js';
@@ -76,7 +76,7 @@ export class DeviceQueue {
   fault: QueueFault | undefined;
   readonly #memory: GuestMemory;
   readonly #map: WordMapper;
-  readonly #log: DirtyLog;
+  readonly #log: WriteLog;
   readonly #eventIdx: boolean;
   readonly #mask: number;
   #lastAvailIdx: number;
@@ -94,7 +94,7 @@ export class DeviceQueue {
   constructor(
     memory: GuestMemory,
     map: WordMapper,
-    log: DirtyLog,
+    log: WriteLog,
     addresses: QueueAddresses,
     eventIdx: boolean,
     restored: DeviceQueueState = { lastAvailIdx: 0, usedIdx: 0 },

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { BalloonDriverState } from '../balloon/balloon-driver.js';
-import type { CommandDeviceState } from '../balloon/command-device.js';
 import type { CommandDriverState } from '../balloon/command-driver.js';
+import type { GuestDeviceState } from '../balloon/guest-device.js';
 import type { PollingDriverState } from '../balloon/polling-driver.js';
 import type { RegisterState } from '../balloon/registers.js';
 import { type ReportDriverState, ReportPhase } from '../balloon/report-driver.js';
@@ -36,7 +36,7 @@ import type { DriverQueueState } from '../virtqueue/driver-queue.js';
 import { isQueueSize, type QueueAddresses } from '../virtqueue/layout.js';
 
 /** Of {@link SavedState}. */
-export const STATE_VERSION = 1;
+export const STATE_VERSION = 2;
 
 /** Bytes that a device state has at the most. A built-in guest's has some thousand, and more with a balloon in shreds. */
 export const LONGEST_DEVICE_STATE: number = 4 * MIB;
@@ -44,7 +44,7 @@ export const LONGEST_DEVICE_STATE: number = 4 * MIB;
 /** Device state on its way, as JSON: everything of the guest but its RAM. */
 export interface SavedState {
   readonly version: number;
-  readonly device: CommandDeviceState;
+  readonly device: GuestDeviceState;
   /** Runs of pages in the balloon: pfn, count, pfn, count, … */
   readonly inflated: readonly number[];
   /** The vCPU's registers, as `encodeRegisters` makes them. */
@@ -146,19 +146,20 @@ const deviceQueueState = exactly<DeviceQueueState>()(
   z.strictObject({ lastAvailIdx: halfWord, usedIdx: halfWord }),
 );
 
-const commandDeviceState = exactly<CommandDeviceState>()(
+const guestDeviceState = exactly<GuestDeviceState>()(
   z.strictObject({
     registers: registerState,
     queues: z.array(deviceQueueState.nullable()).length(QUEUE_COUNT),
     nextId: z.int().min(FIRST_COMMAND_ID).max(LAST_COMMAND_ID),
     eventIdx: z.boolean(),
+    owesDone: z.boolean(),
   }),
 );
 
 const savedState = exactly<SavedState>()(
   z.strictObject({
     version: z.literal(STATE_VERSION as number),
-    device: commandDeviceState,
+    device: guestDeviceState,
     // Its elements are looked at in `checkInflated`: there may be hundreds of thousands, and the guest stands still.
     inflated: z.custom<readonly number[]>(Array.isArray, 'is no array'),
     vcpu: z.string().max(ControlBuffer.MAX_STATE_BYTES),
@@ -398,7 +399,7 @@ function pageNumber(inflated: readonly unknown[], i: number): number {
 const CONFIG = 'vcpu.registers.config';
 
 /** What the guest is, against its device and the machine that it arrives in. */
-function checkConfig(config: GuestConfig, device: CommandDeviceState, { layout, trace }: ArrivalPlace): void {
+function checkConfig(config: GuestConfig, device: GuestDeviceState, { layout, trace }: ArrivalPlace): void {
   const { metadataGpa, ringSize, workload } = config;
   const { pfnSpan } = layout;
   const { lengthBytes } = layOutMetadata(metadataGpa, { pfnSpan, ringSize });
@@ -582,6 +583,7 @@ export function prepareDeviceState(): void {
       queues: Array.from({ length: QUEUE_COUNT }, () => ({ lastAvailIdx: 0, usedIdx: 0 })),
       nextId: FIRST_COMMAND_ID,
       eventIdx: true,
+      owesDone: false,
     },
     inflated: [0, 1],
     vcpu: new TextDecoder().decode(encodeRegisters(registers)),

@@ -1,5 +1,10 @@
-import { CommandDevice, type CommandDeviceState } from '../balloon/command-device.js';
 import { type ExitTable, readExits } from '../balloon/exits.js';
+import {
+  type GuestDevice,
+  type GuestDeviceState,
+  makeGuestDevice,
+  saveGuestDevice,
+} from '../balloon/guest-device.js';
 import { HintState } from '../balloon/hint-session.js';
 import type { RequestInterface } from '../balloon/request-interface.js';
 import { LacunaError } from '../errors.js';
@@ -136,7 +141,7 @@ export class WorkerGuest implements SourceVm {
   readonly trace: GuestTrace | undefined;
   readonly #inflated: PageBitmap;
   readonly #thread: Thread;
-  #device: CommandDevice | undefined;
+  #device: GuestDevice | undefined;
   #migrating = false;
   #stopped = false;
   #serving = false;
@@ -238,7 +243,7 @@ export class WorkerGuest implements SourceVm {
     }
   }
 
-  get device(): CommandDevice | undefined {
+  get device(): GuestDevice | undefined {
     return this.#device;
   }
 
@@ -260,6 +265,7 @@ export class WorkerGuest implements SourceVm {
 
   migrationEnds(): void {
     this.#migrating = false;
+    this.#device?.showDone();
     void this.#serveDevice();
   }
 
@@ -307,7 +313,7 @@ export class WorkerGuest implements SourceVm {
     }
     const state: SavedState = {
       version: STATE_VERSION,
-      device: this.#device.saveState(),
+      device: saveGuestDevice(this.#device),
       inflated,
       vcpu: new TextDecoder().decode(this.control.readState()),
     };
@@ -420,10 +426,10 @@ export class WorkerGuest implements SourceVm {
 
   #makeDevice(
     eventIdx: boolean,
-    restored: CommandDeviceState | undefined,
+    restored: GuestDeviceState | undefined,
     requests?: RequestInterface,
-  ): CommandDevice {
-    return new CommandDevice({
+  ): GuestDevice {
+    return makeGuestDevice({
       memory: this.memory,
       map: atomicMapper,
       control: this.control,

@@ -42,7 +42,7 @@ const DISABLE_INTERRUPTS = 5;
 const AWAIT_INTERRUPT = 6;
 const FINISHED = 7;
 
-// What the device does next, as CommandDevice.poll and PrecopySource do it.
+// What the device does next, as BalloonDevice.poll and PrecopySource do it.
 const TAKE_NOTIFIED = 16;
 const REFRESH = 17;
 const NEXT = 18;

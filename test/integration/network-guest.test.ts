@@ -222,7 +222,7 @@ describe('a guest that can not be received', () => {
     [
       'a balloon of more pages than there are',
       JSON.stringify({
-        version: 1,
+        version: 2,
         vcpu: '',
         inflated: [0, 1e15],
         device: { queues: [], registers: { queues: [] } },
@@ -231,13 +231,13 @@ describe('a guest that can not be received', () => {
     [
       'more queues than there are',
       JSON.stringify({
-        version: 1,
+        version: 2,
         vcpu: '',
         inflated: [],
         device: { queues: Array(9).fill(null), registers: { queues: [] } },
       }),
     ],
-    ['no device', JSON.stringify({ version: 1, vcpu: '', inflated: [] })],
+    ['no device', JSON.stringify({ version: 2, vcpu: '', inflated: [] })],
   ])('for its device state (%s) goes on at the source', async (_what, state) => {
     const there = await host();
     const guest = await bench.guest({ workload: { kind: 'halt' } });

@@ -91,7 +91,7 @@ export const MUTANTS: readonly Mutant[] = [
   mutant(
     'a hint clears the dirty log',
     "QEMU's lazily cleared log: with the hint the log's own bit goes, and with it a write that came after the hint (I3)",
-    'src/balloon/command-device.ts',
+    'src/balloon/balloon-device.ts',
     {
       find: '            session.range(gpa, lengthBytes, now);',
       replace:
@@ -122,7 +122,7 @@ export const MUTANTS: readonly Mutant[] = [
   mutant(
     'an id is used again',
     'the stale ranges of the last session go out under the id of this one (I4, V2)',
-    'src/balloon/command-device.ts',
+    'src/balloon/balloon-device.ts',
     { find: '    this.#nextId = nextCommandId(id);', replace: '    this.#nextId = id;' },
     unit('test/conformance/command-register.test.ts', 'C9'),
   ),
@@ -228,7 +228,7 @@ export const MUTANTS: readonly Mutant[] = [
   mutant(
     'only the first segment of an element counts',
     'Linux puts one range into an element, others do not (V10)',
-    'src/balloon/command-device.ts',
+    'src/balloon/balloon-device.ts',
     {
       find: '        for (let s = 0; s < element.segmentCount; s += 1) {\n          const gpa',
       replace: '        for (let s = 0; s < 1; s += 1) {\n          const gpa',

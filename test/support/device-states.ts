@@ -1,5 +1,6 @@
-import type { CommandDevice } from '../../src/balloon/command-device.js';
+import { type GuestDevice, saveGuestDevice } from '../../src/balloon/guest-device.js';
 import { encodeRegisters } from '../../src/guest/vcpu.js';
+import { STATE_VERSION } from '../../src/vmm/device-state.js';
 import type { BootedGuest } from '../unit/guest/booted.js';
 import { runsIn } from '../unit/guest/small-guest.js';
 
@@ -9,10 +10,10 @@ export type Json = null | boolean | number | string | Json[] | { [key: string]: 
 export type Path = readonly (string | number)[];
 
 /** The device state of a guest that stands still, as `WorkerGuest.saveDeviceState` makes it; its vCPU's registers unpacked. */
-export function unpackedState({ runtime }: BootedGuest, device: CommandDevice): Json {
+export function unpackedState({ runtime }: BootedGuest, device: GuestDevice): Json {
   const state = {
-    version: 1,
-    device: device.saveState(),
+    version: STATE_VERSION,
+    device: saveGuestDevice(device),
     inflated: runsIn(device.inflated).flat(),
     vcpu: JSON.parse(new TextDecoder().decode(encodeRegisters(runtime.saveRegisters()))),
   };

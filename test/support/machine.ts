@@ -1,7 +1,12 @@
 import { expect } from 'vitest';
-import { CommandDevice, type CommandDeviceState } from '../../src/balloon/command-device.js';
 import { CommandDriver, type CommandFeature, mailFeatures } from '../../src/balloon/command-driver.js';
 import { ExitFeature, type ExitFeatureValue } from '../../src/balloon/exits.js';
+import {
+  type GuestDevice,
+  type GuestDeviceState,
+  makeGuestDevice,
+  saveGuestDevice,
+} from '../../src/balloon/guest-device.js';
 import { type HintSink, HintState } from '../../src/balloon/hint-session.js';
 import { type DevicePort, VcpuTraps } from '../../src/balloon/registers.js';
 import { type FreeRangeSource, ReportDriver, ReportStep } from '../../src/balloon/report-driver.js';
@@ -146,7 +151,7 @@ interface Parts {
   readonly eventIdx: boolean;
   readonly firstId?: number | undefined;
   readonly inflated?: readonly number[];
-  readonly restored?: CommandDeviceState;
+  readonly restored?: GuestDeviceState;
   readonly deviceMap?: WordMapper | undefined;
   readonly trace?: GuestTrace | undefined;
   readonly requests?: RequestInterface | undefined;
@@ -154,7 +159,7 @@ interface Parts {
 
 /** What of a machine travels beside its RAM. */
 interface SavedMachine {
-  readonly device: CommandDeviceState;
+  readonly device: GuestDeviceState;
   readonly inflated: readonly number[];
   /** The vCPU's registers; null for a machine that is driven by hand. */
   readonly vcpu: string | null;
@@ -168,7 +173,7 @@ export class Machine implements SourceVm {
   readonly log: DirtyLog;
   readonly oracle: WriteOracle;
   readonly traps: VcpuTraps;
-  readonly device: CommandDevice;
+  readonly device: GuestDevice;
   readonly clock: ManualClock;
   readonly trace: GuestTrace | undefined;
   /** What runs on the vCPU. */
@@ -207,7 +212,7 @@ export class Machine implements SourceVm {
     for (let i = 0; i + 1 < (parts.inflated?.length ?? 0); i += 2) {
       inflated.setRange(parts.inflated![i]!, parts.inflated![i + 1]!);
     }
-    this.device = new CommandDevice({
+    this.device = makeGuestDevice({
       memory,
       map: parts.deviceMap ?? atomicMapper,
       control: this.control,
@@ -389,6 +394,7 @@ export class Machine implements SourceVm {
 
   migrationEnds(): void {
     this.migrating = false;
+    this.device.showDone();
   }
 
   payload(pfn: number, pageCount: number): Uint8Array<ArrayBufferLike> {
@@ -432,7 +438,7 @@ export class Machine implements SourceVm {
       inflated.push(run.pfn, run.pageCount);
     }
     const saved: SavedMachine = {
-      device: this.device.saveState(),
+      device: saveGuestDevice(this.device),
       inflated,
       vcpu:
         this.guest === undefined
@@ -1112,11 +1118,11 @@ export interface RigOptions {
 /** The first page that a rig's driver reports. */
 export const RIG_FIRST_PFN = 8;
 
-/** CommandDriver, ReportDriver and CommandDevice over a few pages of RAM. */
+/** CommandDriver, ReportDriver and BalloonDevice over a few pages of RAM. */
 export class DriverRig {
   readonly memory: PrivateGuestMemory;
   readonly control: ControlBuffer;
-  readonly device: CommandDevice;
+  readonly device: GuestDevice;
   readonly port: NotingPort;
   readonly command: CommandDriver;
   readonly report: ReportDriver;
@@ -1138,7 +1144,7 @@ export class DriverRig {
     const map = options.map ?? atomicMapper;
     this.control = new ControlBuffer(map, new ArrayBuffer(CONTROL_BYTES), new EventWord(atomicMapper));
     const log = mapDirtyLog(atomicMapper, new ArrayBuffer(bitmapWords(layout.pfnSpan) * 4), layout.pfnSpan);
-    this.device = new CommandDevice({
+    this.device = makeGuestDevice({
       memory: this.memory,
       map: atomicMapper,
       control: this.control,

@@ -1,4 +1,8 @@
-import { CommandDevice, type CommandDeviceState } from '../../../src/balloon/command-device.js';
+import {
+  type GuestDevice,
+  type GuestDeviceState,
+  makeGuestDevice,
+} from '../../../src/balloon/guest-device.js';
 import type { HintSink } from '../../../src/balloon/hint-session.js';
 import { HostRegisters, VcpuTraps } from '../../../src/balloon/registers.js';
 import { PageContent } from '../../../src/guest/content.js';
@@ -114,12 +118,12 @@ export function moveGuest(guest: BootedGuest): BootedGuest {
 /** The host's side of the guest's balloon, anew or as another host has left it. */
 export function deviceOf(
   { memory, log, control, config }: BootedGuest,
-  restored?: CommandDeviceState,
-): CommandDevice {
+  restored?: GuestDeviceState,
+): GuestDevice {
   if (restored !== undefined) {
     new HostRegisters(control).restore(restored.registers);
   }
-  return new CommandDevice({
+  return makeGuestDevice({
     memory,
     map: atomicMapper,
     control,

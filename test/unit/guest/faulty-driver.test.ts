@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { CommandDevice } from '../../../src/balloon/command-device.js';
+import type { GuestDevice } from '../../../src/balloon/guest-device.js';
 import { HintState } from '../../../src/balloon/hint-session.js';
 import { VcpuTraps } from '../../../src/balloon/registers.js';
 import { PageContent } from '../../../src/guest/content.js';
@@ -21,7 +21,7 @@ import { makeLog, pagesIn } from './small-guest.js';
 
 interface Rig extends BootedGuest {
   readonly board: FaultBoard;
-  readonly device: CommandDevice;
+  readonly device: GuestDevice;
   readonly free: ReadonlySet<number>;
   now: number;
 }

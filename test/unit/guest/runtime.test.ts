@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { saveGuestDevice } from '../../../src/balloon/guest-device.js';
 import { HintState } from '../../../src/balloon/hint-session.js';
 import { layOutMetadata } from '../../../src/guest/metadata.js';
 import { REPORT_MODES } from '../../../src/guest/runtime.js';
@@ -154,7 +155,7 @@ describe('a report', () => {
     device.poll(50, Number.MAX_SAFE_INTEGER);
     const moved = moveGuest(guest);
     const hintedHere = first.times.size;
-    const there = deviceOf(moved, device.saveState());
+    const there = deviceOf(moved, saveGuestDevice(device));
     there.session.open(device.session.id, first, 60);
     there.session.marker(4, device.session.id, 60);
     for (let now = 60; there.session.state !== HintState.done; now += 1) {

@@ -1,6 +1,4 @@
-import type { ControlBuffer } from '../memory/control-buffer.js';
-import { QUEUE_COUNT } from '../memory/control-buffer.js';
-import type { DirtyLog } from '../memory/dirty-log.js';
+import type { WriteLog } from '../memory/dirty-log.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import { gpaOf, PAGE_SIZE } from '../memory/page.js';
 import type { PageBitmap } from '../memory/page-bitmap.js';
@@ -19,33 +17,32 @@ import {
   QueueElement,
   type QueueFault,
 } from '../virtqueue/device-queue.js';
-import { hostRegisters } from './future-registers.js';
+import type { BalloonRegisters } from './balloon-registers.js';
 import { HintSession, type HintSink, nextCommandId } from './hint-session.js';
-import type { HostRegisters, RegisterState } from './registers.js';
-import type { RequestInterface } from './request-interface.js';
 
-/** What of a device must be known at the destination for the guest's driver to go on there. */
-export interface CommandDeviceState {
-  readonly registers: RegisterState;
+/** What of a device, its registers apart, must be known at the destination for the guest's driver to go on there. */
+export interface BalloonDeviceState {
   readonly queues: readonly (DeviceQueueState | null)[];
   readonly nextId: number;
   readonly eventIdx: boolean;
+  /** The guest was not told yet that it may release what it has lent for the last session. */
+  readonly owesDone: boolean;
 }
 
-export interface CommandDeviceOptions {
+export interface BalloonDeviceOptions<Registers extends BalloonRegisters = BalloonRegisters> {
+  /** Its views may be replaced while the device is in use (`generation`). */
   readonly memory: GuestMemory;
   readonly map: WordMapper;
-  readonly control: ControlBuffer;
-  readonly log: DirtyLog;
+  readonly registers: Registers;
+  /** Is told what the host itself writes into guest RAM; a VMM that finds such writes by comparison passes one that does nothing. */
+  readonly log: WriteLog;
   /** Pages in the balloon; all clear for a new guest, and part of a migration's contents otherwise. */
   readonly inflated: PageBitmap;
   /** Whether VIRTIO_F_EVENT_IDX was negotiated. */
   readonly eventIdx: boolean;
-  /** What it offers, where that is not the mail's register and features. */
-  readonly requests?: RequestInterface | undefined;
   /** The first id; a device that was migrated goes on from where it was. */
   readonly firstId?: number;
-  readonly restored?: CommandDeviceState;
+  readonly restored?: BalloonDeviceState;
 }
 
 /** Elements after which they are returned, so that a driver with a full ring goes on while the rest is handled. */
@@ -55,6 +52,9 @@ const MOST_BALLOON_ENTRIES = 1024;
 /** Inflate and deflate buffers that one poll handles: each may zero 4 MiB. */
 const BALLOON_BUFFERS_PER_POLL = 4;
 
+/** Inflate, deflate, statistics, free pages. */
+const QUEUE_COUNT = 4;
+
 const QUEUE_INDICES = [
   VIRTIO_BALLOON_VQ_INFLATE,
   VIRTIO_BALLOON_VQ_DEFLATE,
@@ -62,14 +62,15 @@ const QUEUE_INDICES = [
 ] as const;
 
 /**
- * The host's side of the balloon, in the command-register dialect. It belongs to one thread, the host's, which
- * also syncs the dirty log and claims pages: that is what makes I4's critical section a matter of not awaiting.
+ * The host's side of the balloon, in either dialect: what differs between them is behind its registers. It belongs to
+ * one thread, the host's, which also syncs the dirty log and claims pages: that is what makes I4's critical section a
+ * matter of not awaiting.
  *
  * It looks at its queues when it is polled and does nothing by itself. While it is frozen (the vCPU is stopped
  * for switchover) it writes nothing to guest RAM any more (V14).
  */
-export class CommandDevice {
-  readonly registers: HostRegisters;
+export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters> {
+  readonly registers: Registers;
   readonly session: HintSession = new HintSession();
   readonly inflated: PageBitmap;
   /** What the guest did to a ring; the device is NEEDS_RESET and its queues are dead (I6). */
@@ -78,27 +79,33 @@ export class CommandDevice {
   rejectedBalloonPages = 0;
   #frozen = false;
   #nextId: number;
-  readonly #options: CommandDeviceOptions;
+  /** A session was opened, and the guest was not told since that it may release what it has lent for it (V6). */
+  #owesDone: boolean;
+  /** The host polls and wants no kicks. */
+  #suppressed = false;
+  /** Where the queues were at the host that this device has come from. */
+  #restoredQueues: BalloonDeviceState['queues'];
+  readonly #options: BalloonDeviceOptions<Registers>;
   readonly #queues: (DeviceQueue | undefined)[] = Array.from({ length: QUEUE_COUNT }, () => undefined);
   readonly #elements: (QueueElement | undefined)[] = Array.from({ length: QUEUE_COUNT }, () => undefined);
 
-  constructor(options: CommandDeviceOptions) {
+  constructor(options: BalloonDeviceOptions<Registers>) {
     this.#options = options;
     this.inflated = options.inflated;
-    this.registers = hostRegisters(
-      options.control,
-      options.requests ?? options.restored?.registers.offered?.requests,
-    );
+    this.registers = options.registers;
     this.#nextId = options.restored?.nextId ?? options.firstId ?? FIRST_COMMAND_ID;
+    this.#owesDone = options.restored?.owesDone ?? false;
+    this.#restoredQueues = options.restored?.queues ?? [];
   }
 
   /**
-   * Opens a session: a new id, REPORT_START, the interrupt. The dirty log must have been drained before (I2).
+   * Opens a session: a new id, the request, the interrupt. The dirty log must have been drained before (I2).
    * Returns the id. Ids are never used twice, so no marker of an older session can start this one.
    */
   openSession(sink: HintSink, now: number): number {
     const id = this.#nextId;
     this.#nextId = nextCommandId(id);
+    this.#owesDone = true;
     this.session.open(id, sink, now);
     this.registers.requestReport(id);
     return id;
@@ -115,8 +122,8 @@ export class CommandDevice {
   }
 
   /**
-   * Closes the session before a sync (I4): the id becomes the stop sign, the guest is told to stop and to take
-   * its blocks back (C13), and what is in the ring by now is returned unread as stale.
+   * Closes the session before a sync (I4): the id becomes the stop sign, the guest is told to stop (and, by the mail, to
+   * take its blocks back: C13), and what is in the ring by now is returned unread as stale.
    */
   closeSession(now: number): void {
     this.session.close();
@@ -125,9 +132,24 @@ export class CommandDevice {
     this.poll(now, VIRTQ_MAX_SIZE);
   }
 
-  /** From here on the host writes nothing to guest RAM: the final drain is about to be, or was, done (V14). */
+  /**
+   * Tells the guest that hints are of no use any more, if it was asked for any since it was last told: the pages that it
+   * has lent for them are its own again (V6). For the end of a migration, however it ended.
+   */
+  showDone(): void {
+    if (this.#owesDone) {
+      this.#owesDone = false;
+      this.registers.requestDone();
+    }
+  }
+
+  /**
+   * From here on the host writes nothing to guest RAM: the final drain is about to be, or was, done (V14). The guest
+   * stands still, and where it goes on it gives back what it holds (V9): it finds DONE in the state that is saved now.
+   */
   freeze(): void {
     this.#frozen = true;
+    this.showDone();
   }
 
   unfreeze(): void {
@@ -146,8 +168,45 @@ export class CommandDevice {
     return handled;
   }
 
+  /**
+   * Handles up to `limit` elements of one queue at once, as a VMM must that hands a kick to its device before the vCPU
+   * goes on (I9), and returns how many there were. When the queue is empty then, the driver's next element brings a kick
+   * again, unless the host has asked for none.
+   */
+  pollQueue(index: number, now: number, limit: number): number {
+    let handled = 0;
+    while (handled < limit && !this.#frozen && this.fault === undefined) {
+      const served =
+        index === VIRTIO_BALLOON_VQ_FREE_PAGE
+          ? this.#pollFreePages(now, limit - handled)
+          : this.#pollBalloon(index, limit - handled);
+      handled += served;
+      if (served === 0 && (this.#suppressed || this.#queue(index)?.enableNotifications() !== true)) {
+        break;
+      }
+    }
+    return handled;
+  }
+
+  /**
+   * The driver has reset the device, as it does when the guest reboots (V12): the session is closed, queues are
+   * forgotten until they are set up anew, and pages in the balloon are RAM again. Ids go on from where they were.
+   */
+  reset(): void {
+    this.session.close();
+    this.fault = undefined;
+    this.#owesDone = false;
+    this.#suppressed = false;
+    this.#restoredQueues = [];
+    this.#queues.fill(undefined);
+    this.#elements.fill(undefined);
+    this.inflated.clearRange(0, this.inflated.pageCount);
+    this.registers.reset();
+  }
+
   /** While the host polls anyway it wants no kicks. */
   suppressNotifications(): void {
+    this.#suppressed = true;
     for (const index of QUEUE_INDICES) {
       if (!this.#frozen) {
         this.#queue(index)?.disableNotifications();
@@ -157,6 +216,7 @@ export class CommandDevice {
 
   /** Before the host sleeps. True: there is something to do after all (Q7). */
   armNotifications(): boolean {
+    this.#suppressed = false;
     let pending = false;
     for (const index of QUEUE_INDICES) {
       if (!this.#frozen && this.fault === undefined && this.#queue(index)?.enableNotifications() === true) {
@@ -171,13 +231,13 @@ export class CommandDevice {
     this.registers.requestBallooning(pages);
   }
 
-  saveState(): CommandDeviceState {
+  saveState(): BalloonDeviceState {
     return {
-      registers: this.registers.save(QUEUE_COUNT),
       // A queue that was not looked at since the device arrived is where it was then.
-      queues: this.#queues.map((queue, i) => queue?.saveState() ?? this.#options.restored?.queues[i] ?? null),
+      queues: this.#queues.map((queue, i) => queue?.saveState() ?? this.#restoredQueues[i] ?? null),
       nextId: this.#nextId,
       eventIdx: this.#options.eventIdx,
+      owesDone: this.#owesDone,
     };
   }
 
@@ -190,8 +250,8 @@ export class CommandDevice {
     if (addresses === undefined) {
       return undefined;
     }
-    const { memory, map, log, eventIdx, restored } = this.#options;
-    const state = restored?.queues[index] ?? undefined;
+    const { memory, map, log, eventIdx } = this.#options;
+    const state = this.#restoredQueues[index] ?? undefined;
     const queue = new DeviceQueue(memory, map, log, addresses, eventIdx, state);
     this.#queues[index] = queue;
     this.#elements[index] = new QueueElement(queue.fault === undefined ? addresses.size : 1);
