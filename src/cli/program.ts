@@ -10,6 +10,7 @@ import { packageRoot } from './captures.js';
 import type { CliContext } from './context.js';
 import { addEstimateCommand } from './estimate/command.js';
 import { addExitsCommand } from './exits/command.js';
+import { addLinuxCommand } from './linux/command.js';
 import { addReceiveCommand } from './receive/command.js';
 import { addReportCommand } from './report/command.js';
 import { addSendCommand } from './send/command.js';
@@ -55,6 +56,7 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
   addStressCommand(context);
   addExitsCommand(context);
   addReportCommand(context);
+  addLinuxCommand(context);
   for (const command of program.commands) {
     command.exitOverride().showHelpAfterError(`(lacuna ${command.name()} --help tells more)`);
   }

@@ -1,0 +1,102 @@
+import { type Command, Option } from 'commander';
+import pc from 'picocolors';
+import { MIB } from '../../../memory/page.js';
+import { ExitCode } from '../../bench/bench.js';
+import type { CliContext } from '../../context.js';
+import { isMissing } from './guest-files.js';
+import {
+  IMAGE_PARTS,
+  type ImagePart,
+  type LinuxImage,
+  type LinuxImageOptions,
+  OPTION,
+  obtainLinuxImage,
+} from './linux-image.js';
+
+/** What a user says about the guest's image; see {@link addImageOptions}. */
+export interface ImageOptions {
+  readonly kernel?: string;
+  readonly initrd?: string;
+  readonly bios?: string;
+  readonly vgaBios?: string;
+  readonly initOnAlloc: '0' | '1';
+  readonly append?: string;
+}
+
+/** Adds the options that say what the guest is made of. */
+export function addImageOptions(command: Command): Command {
+  return command
+    .option(`${OPTION.kernel} <file>`, "a bzImage, instead of Debian's kernel; with an initrd for it")
+    .option(`${OPTION.initrd} <file>`, 'its first root file system, instead of the one that is built here')
+    .option(`${OPTION.bios} <file>`, "instead of Debian's SeaBIOS")
+    .option(`${OPTION.vgaBios} <file>`, "instead of Debian's SeaBIOS for VGA")
+    .addOption(
+      new Option(
+        '--init-on-alloc <0|1>',
+        'whether the kernel zeroes memory when it gives it out, as Debian has it',
+      )
+        .choices(['0', '1'])
+        .default('0'),
+    )
+    .option('--append <arguments>', "more for the kernel's command line");
+}
+
+/** The same, for {@link obtainLinuxImage}. */
+export function imageOptions(options: ImageOptions): LinuxImageOptions {
+  const own: Partial<Record<ImagePart, string>> = {};
+  for (const part of IMAGE_PARTS) {
+    const path = options[part];
+    if (path !== undefined) {
+      own[part] = path;
+    }
+  }
+  return {
+    own,
+    initOnAlloc: options.initOnAlloc === '1',
+    ...(options.append === undefined ? {} : { extraArguments: options.append }),
+  };
+}
+
+const HELP = `
+The guest is Debian's 32-bit kernel with a root file system of busybox, the driver of the balloon, and a few tools of lacuna's.
+Packages come from where this machine's own apt sources say, and what is needed of them is kept in $XDG_CACHE_HOME/lacuna, so
+that it is fetched once. Nothing of this machine's packages or lists changes, and it takes no root.
+
+Exit codes: 0 the image is there, 1 something is missing, 2 wrong usage.`;
+
+/** Adds `lacuna linux image`. */
+export function addLinuxImageCommand(linux: Command, { signal, done }: CliContext): void {
+  addImageOptions(linux.command('image'))
+    .summary('fetch what the Linux guest is made of')
+    .description('Fetches what the Linux guest is made of, builds its initrd, and says what there is.')
+    .option('--refresh', 'fetch again what is cached, for a newer kernel', false)
+    .addHelpText('after', HELP)
+    .action(async (options: ImageOptions & { readonly refresh: boolean }) => {
+      const image = await obtainLinuxImage({
+        ...imageOptions(options),
+        refresh: options.refresh,
+        signal,
+        log: (line) => console.error(pc.dim(line)),
+      });
+      if (isMissing(image)) {
+        console.error(`${pc.red('lacuna:')} ${image.missing}`);
+        done(ExitCode.verificationFailed);
+        return;
+      }
+      console.log(describeImage(image));
+      done(ExitCode.ok);
+    });
+}
+
+/** What an image is, for people. */
+export function describeImage(image: LinuxImage): string {
+  const sizeOf = (part: ImagePart): string => `${(image[part].byteLength / MIB).toFixed(2)} MiB`;
+  return [
+    `Linux ${image.kernelVersion}`,
+    ...IMAGE_PARTS.map(
+      (part) => `  ${OPTION[part].slice(2).padEnd(9)}${sizeOf(part).padStart(9)}  ${image.origins[part]}`,
+    ),
+    `  command line: ${image.cmdline}`,
+    `  hash: ${image.hash}`,
+  ].join('\n');
+}
