@@ -1,0 +1,260 @@
+import type { BalloonRegisters } from '../../balloon/balloon-registers.js';
+import { COMMAND_ID_BYTES } from '../../spec/command-register.js';
+import { VIRTIO_CONFIG_S_DRIVER_OK } from '../../spec/virtio-ring.js';
+import type { QueueAddresses } from '../../virtqueue/layout.js';
+import { ISR_QUEUE, type V86Cpu, type V86VirtIO, type V86VirtIOOptions } from './emulator.js';
+
+/** What the driver has done to the device: each is a VM exit. */
+export interface BalloonExits {
+  /** Reads of the config space, by register. */
+  readonly configReads: Record<string, number>;
+  readonly configWrites: Record<string, number>;
+  /** Kicks, by queue. */
+  readonly kicks: number[];
+}
+
+/** What the device wants to hear of what its driver does. */
+export interface DriverListener {
+  /** A queue was kicked. Called on the vCPU, which goes on when this returns (I9). */
+  kicked(queue: number): void;
+  /** The driver, or a reboot, has reset the device (V12). */
+  reset(): void;
+  /** The driver accesses the config space. */
+  accessed?(register: string, how: 'read' | 'write', value: number): void;
+}
+
+/** Features that the device offers: VIRTIO_F_VERSION_1 apart, by § 5.5.3. */
+const FEATURE = { statistics: 1, freePageHint: 3, pagePoison: 4, version1: 32 } as const;
+
+/** Most that a queue takes. Linux hints 4 MiB a piece, and each kick empties the queue. */
+const QUEUE_SIZE = 128;
+const QUEUES = ['inflate', 'deflate', 'statistics', 'free page'] as const;
+
+/** `free_page_hint_cmd_id` (§ 5.5.4). */
+const VIRTIO_BALLOON_CMD_ID_STOP = 0;
+const VIRTIO_BALLOON_CMD_ID_DONE = 1;
+
+/**
+ * The registers of a balloon on v86's virtio transport, in VIRTIO's dialect: `num_pages`, `actual`,
+ * `free_page_hint_cmd_id` and `poison_val`, and one interrupt. A change of the host's and the interrupt is all there is to
+ * a request.
+ *
+ * v86 keeps the transport's registers (features, status, queue addresses) and saves them; these here are saved with them.
+ * The statistics queue is offered always: an older Linux numbers its queues without gaps (V13).
+ */
+export class V86BalloonRegisters implements BalloonRegisters {
+  readonly virtio: V86VirtIO;
+  readonly exits: BalloonExits = { configReads: {}, configWrites: {}, kicks: QUEUES.map(() => 0) };
+  readonly #listener: DriverListener;
+  #numPages = 0;
+  #actual = 0;
+  #cmdId: number = VIRTIO_BALLOON_CMD_ID_STOP;
+  #poisonVal = 0;
+  /** Writes of `poison_val` that came too late to count (P3). */
+  latePoisons = 0;
+
+  /** Puts a device in the place of v86's own balloon: in the same slot, behind the same ports. */
+  constructor(cpu: V86Cpu, replaced: V86VirtIO, listener: DriverListener) {
+    this.#listener = listener;
+    const VirtIO = replaced.constructor as new (cpu: V86Cpu, options: V86VirtIOOptions) => V86VirtIO;
+    this.virtio = new VirtIO(cpu, this.#options());
+    const { virtio } = this;
+    const reset = virtio.reset.bind(virtio);
+    virtio.reset = (): void => {
+      reset();
+      this.#forget();
+      listener.reset();
+    };
+  }
+
+  // ── BalloonRegisters ──────────────────────────────────────────────────────────────────────────────────────
+
+  requestReport(id: number): void {
+    this.#change(() => {
+      this.#cmdId = id;
+    });
+  }
+
+  requestStop(): void {
+    this.#change(() => {
+      this.#cmdId = VIRTIO_BALLOON_CMD_ID_STOP;
+    });
+  }
+
+  requestDone(): void {
+    this.#change(() => {
+      this.#cmdId = VIRTIO_BALLOON_CMD_ID_DONE;
+    });
+  }
+
+  requestBallooning(pages: number): void {
+    this.#change(() => {
+      this.#numPages = pages >>> 0;
+    });
+  }
+
+  interruptQueue(): void {
+    this.virtio.raise_irq(ISR_QUEUE); // all queues share it: there is no MSI-X
+  }
+
+  needsReset(): void {
+    this.virtio.needs_reset();
+  }
+
+  reset(): void {
+    this.#forget();
+  }
+
+  /** Kicks are served when they come. */
+  takeNotified(): number {
+    return 0;
+  }
+
+  queue(index: number): QueueAddresses | undefined {
+    const queue = this.virtio.queues[index];
+    if (queue === undefined || !queue.enabled || !this.driven) {
+      return undefined;
+    }
+    return {
+      descGpa: queue.desc_addr >>> 0,
+      availGpa: queue.avail_addr >>> 0,
+      usedGpa: queue.used_addr >>> 0,
+      size: queue.size,
+    };
+  }
+
+  get poison(): number | undefined {
+    return this.driven && this.#negotiated(FEATURE.pagePoison) ? this.#poisonVal : undefined;
+  }
+
+  get actual(): number {
+    return this.#actual;
+  }
+
+  // ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** The driver has set the device up. */
+  get driven(): boolean {
+    return (this.virtio.device_status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0;
+  }
+
+  /** Whether the guest's driver hints. */
+  get hints(): boolean {
+    return this.driven && this.#negotiated(FEATURE.freePageHint);
+  }
+
+  /** What the host last asked the balloon to hold, in pages. */
+  get numPages(): number {
+    return this.#numPages;
+  }
+
+  /** The command id as the driver reads it: 0 STOP, 1 DONE, or a session's. */
+  get cmdId(): number {
+    return this.#cmdId;
+  }
+
+  /** The registers' values, to be saved beside the transport's. */
+  save(): number[] {
+    return [this.#numPages, this.#actual, this.#cmdId, this.#poisonVal];
+  }
+
+  /** Puts saved values in place. An interrupt that was pending is in the transport's state, and in the controller's. */
+  restore([numPages = 0, actual = 0, cmdId = 0, poisonVal = 0]: readonly number[]): void {
+    this.#numPages = numPages >>> 0;
+    this.#actual = actual >>> 0;
+    this.#cmdId = cmdId >>> 0;
+    this.#poisonVal = poisonVal >>> 0;
+  }
+
+  #change(change: () => void): void {
+    change();
+    if (this.driven) {
+      this.virtio.notify_config_changes();
+    }
+  }
+
+  #forget(): void {
+    this.restore([]);
+  }
+
+  #negotiated(feature: number): boolean {
+    return ((this.virtio.driver_feature[feature >>> 5]! >>> (feature & 31)) & 1) === 1;
+  }
+
+  #options(): V86VirtIOOptions {
+    const register = (
+      name: string,
+      read: () => number,
+      write: (value: number) => void = () => {
+        // the host's
+      },
+    ): V86VirtIOOptions['device_specific']['struct'][number] => ({
+      bytes: COMMAND_ID_BYTES,
+      name,
+      read: () => {
+        const value = read();
+        count(this.exits.configReads, name);
+        this.#listener.accessed?.(name, 'read', value);
+        return value | 0; // as v86's ports have it
+      },
+      write: (value) => {
+        count(this.exits.configWrites, name);
+        this.#listener.accessed?.(name, 'write', value >>> 0);
+        write(value >>> 0);
+      },
+    });
+    return {
+      name: 'virtio-balloon',
+      pci_id: 0x58,
+      device_id: 0x1045,
+      subsystem_device_id: 5,
+      common: {
+        initial_port: 0xd800,
+        queues: QUEUES.map((_, index) => ({ size_supported: QUEUE_SIZE, notify_offset: index })),
+        features: Object.values(FEATURE),
+        on_driver_ok: () => {
+          // v86 has stored the status by the time that it compares the two, and so never calls this
+        },
+      },
+      notification: {
+        initial_port: 0xd900,
+        single_handler: false,
+        // By where was written, not by what: the value is the guest's word.
+        handlers: QUEUES.map((_, index) => (): void => {
+          this.exits.kicks[index]! += 1;
+          this.#listener.kicked(index);
+        }),
+      },
+      isr_status: { initial_port: 0xd700 },
+      device_specific: {
+        initial_port: 0xd600,
+        struct: [
+          register('num_pages', () => this.#numPages),
+          register(
+            'actual',
+            () => this.#actual,
+            (value) => {
+              this.#actual = value;
+            },
+          ),
+          register('free_page_hint_cmd_id', () => this.#cmdId),
+          register(
+            'poison_val',
+            () => this.#poisonVal,
+            (value) => {
+              if (this.driven) {
+                this.latePoisons += 1; // pages were left out, or will be, in the belief of the first (P3)
+              } else {
+                this.#poisonVal = value;
+              }
+            },
+          ),
+        ],
+      },
+    };
+  }
+}
+
+function count(counts: Record<string, number>, name: string): void {
+  counts[name] = (counts[name] ?? 0) + 1;
+}
