@@ -1,7 +1,7 @@
 /**
  * lacuna: live migration that leaves a virtual machine's free pages behind.
  *
- * The public API. What is not exported here, or from `lacuna/core`, `lacuna/diagnostics` and `lacuna/metrics`, may
+ * The public API. What is not exported here, or from `lacuna/core`, `lacuna/diagnostics`, `lacuna/metrics` and `lacuna/v86`, may
  * change in any release.
  *
  * @packageDocumentation
@@ -60,6 +60,13 @@ export {
   type ReceiveOptions,
   receiveGuests,
 } from './vmm/network-destination.js';
+export {
+  type ConnectV86Options,
+  connectV86Guest,
+  type ReceiveV86Options,
+  receiveV86Guests,
+  type V86Arrival,
+} from './vmm/v86/network.js';
 export { type Verification, Verifier } from './vmm/verifier.js';
 export { type DestinationOptions, WorkerDestination } from './vmm/worker-destination.js';
 export {

@@ -40,6 +40,8 @@ export interface V86Cpu {
   readonly mem8: { readonly byteOffset: number };
   readonly memory_size: { readonly 0: number };
   readonly devices: { virtio_balloon?: V86Device };
+  /** Programs that the firmware runs: one of them starts the kernel that v86 was given. */
+  readonly option_roms: readonly unknown[];
   zero_memory(address: number, length: number): void;
   /** Forgets code that was compiled from `[start, end)`. */
   jit_dirty_cache(start: number, end: number): void;
@@ -131,6 +133,7 @@ const NEEDED: readonly (readonly [path: string, type: 'function' | 'object' | 'n
   ['v86.cpu.unpack_memory', 'function'],
   ['v86.cpu.reboot_internal', 'function'],
   ['v86.cpu.devices', 'object'],
+  ['v86.cpu.option_roms', 'object'],
 ];
 
 /** What of v86's balloon, which is replaced, has to be there. */

@@ -14,6 +14,7 @@ import { VIRTQ_MAX_SIZE } from '../../spec/virtio-ring.js';
 import type { QueueFault } from '../../virtqueue/device-queue.js';
 import { type BalloonExits, V86BalloonRegisters } from './balloon-registers.js';
 import { parseBalloonState, saveBalloonState } from './balloon-state.js';
+import { BootMemory } from './boot-memory.js';
 import { packState, unpackState } from './device-state.js';
 import { openEmulator, type V86Cpu, type V86Device, type V86Machine, type V86VirtIO } from './emulator.js';
 
@@ -103,7 +104,7 @@ export class V86Guest implements SourceVm, DestinationVm {
 
   /**
    * The same for a machine that is to arrive: its memory is cleared, with the firmware that v86 has put there, for the
-   * guest brings its own. It must have as much memory as the source.
+   * guest brings its own. It must have as much memory as the source; made with the same kernel, it can reboot.
    */
   static incoming(emulator: object, options: V86GuestOptions = {}): V86Guest {
     const guest = V86Guest.open(emulator, options);
@@ -340,12 +341,18 @@ export class V86Guest implements SourceVm, DestinationVm {
     this.#balloon = this.#makeBalloon({ state, inflated });
   }
 
-  /** v86 leaves its balloon as it is when the guest reboots; queues would go on in memory that is something else by then. */
+  /**
+   * v86 leaves its balloon as it is when the guest reboots; queues would go on in memory that is something else by then
+   * (V12). And it leaves a kernel that it was given where that has overwritten itself.
+   */
   #watchReboots(): void {
     const cpu = this.#cpu;
+    const bootMemory = cpu.option_roms.length > 0 ? new BootMemory(this.memory) : undefined;
     const reboot = cpu.reboot_internal.bind(cpu);
     cpu.reboot_internal = (): void => {
       this.#registers.virtio.reset();
+      bootMemory?.restore(this.memory);
+      cpu.jit_dirty_cache(0, cpu.memory_size[0]);
       reboot();
     };
   }

@@ -73,7 +73,8 @@ export function hashOf(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
 }
 
-function replaceFile(path: string, data: Uint8Array | string): void {
+/** Writes a file whole or not at all, whoever else writes or reads it. */
+export function replaceFile(path: string, data: Uint8Array | string): void {
   const other = `${path}.${process.pid}-${randomBytes(4).toString('hex')}`;
   try {
     writeFileSync(other, data);
