@@ -6,5 +6,4 @@
  */
 
 export type { ScanCounts } from './memory/compared-memory.js';
-export type { BalloonExits } from './vmm/v86/balloon-registers.js';
 export { V86Guest, type V86GuestOptions } from './vmm/v86/v86-guest.js';

@@ -48,6 +48,12 @@ export function readExits(words: SharedWords): ExitTable {
   };
 }
 
+/** None yet, for whoever counts by itself. */
+export function noExits(): ExitTable {
+  const none = (): ExitCounts => ({ configReads: 0, configWrites: 0, kicks: 0 });
+  return { setup: none(), shared: none(), reporting: none(), ballooning: none(), other: none() };
+}
+
 /** What was counted between two readings. */
 export function exitsBetween(before: ExitTable, after: ExitTable): ExitTable {
   return plusTimes(after, before, -1);

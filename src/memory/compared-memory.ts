@@ -13,6 +13,8 @@ export interface ScanCounts {
   comparedBytes: number;
   /** Pages that differed. */
   changedPages: number;
+  /** Time of the thread that scans, which is the guest's too. */
+  ms: number;
 }
 
 /**
@@ -34,17 +36,22 @@ export interface ScanCounts {
  * being compared (ADR 9).
  */
 export class ComparedMemory {
-  readonly counts: ScanCounts = { passes: 0, comparedBytes: 0, changedPages: 0 };
+  readonly counts: ScanCounts = { passes: 0, comparedBytes: 0, changedPages: 0, ms: 0 };
   readonly #live: GuestMemory;
   readonly #shadow: GuestMemory;
+  readonly #clock: () => number;
   /** Where the next slice begins. */
   #segment = 0;
   #page = 0;
 
-  /** Both of the same layout. The shadow may hold anything: the first pass makes it what the guest holds. */
-  constructor(live: GuestMemory, shadow: GuestMemory) {
+  /**
+   * Both of the same layout. The shadow may hold anything: the first pass makes it what the guest holds. `clock` gives
+   * milliseconds, for the counts.
+   */
+  constructor(live: GuestMemory, shadow: GuestMemory, clock: () => number) {
     this.#live = live;
     this.#shadow = shadow;
+    this.#clock = clock;
   }
 
   /**
@@ -52,6 +59,13 @@ export class ComparedMemory {
    * the guest writes behind the scan is found by the next pass; before the last one it has to stand still.
    */
   scanSlice(sink: DirtySink): boolean {
+    const began = this.#clock();
+    const isComplete = this.#scan(sink);
+    this.counts.ms += this.#clock() - began;
+    return isComplete;
+  }
+
+  #scan(sink: DirtySink): boolean {
     const segment = this.#live.segments[this.#segment]!;
     const shadow = this.#shadow.segments[this.#segment]!;
     const end = Math.min(segment.pageCount, this.#page + SLICE_BYTES / PAGE_SIZE);

@@ -41,7 +41,7 @@ type Sabotage = 'none' | 'left-out-as-it-is' | 'hints-taken-late' | 'sends-live-
 class ComparedVm implements SourceVm {
   readonly memory: PrivateGuestMemory = new PrivateGuestMemory(LAYOUT);
   readonly shadow: PrivateGuestMemory = new PrivateGuestMemory(LAYOUT);
-  readonly compared: ComparedMemory = new ComparedMemory(this.memory, this.shadow);
+  readonly compared: ComparedMemory = new ComparedMemory(this.memory, this.shadow, () => 0);
   readonly session: HintSession = new HintSession();
   readonly device: HintDevice;
   readonly failure = undefined;

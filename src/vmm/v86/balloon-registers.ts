@@ -1,17 +1,9 @@
 import type { BalloonRegisters } from '../../balloon/balloon-registers.js';
+import { type ExitTable, noExits } from '../../balloon/exits.js';
 import { COMMAND_ID_BYTES } from '../../spec/command-register.js';
 import { VIRTIO_CONFIG_S_DRIVER_OK } from '../../spec/virtio-ring.js';
 import type { QueueAddresses } from '../../virtqueue/layout.js';
 import { ISR_QUEUE, type V86Cpu, type V86VirtIO, type V86VirtIOOptions } from './emulator.js';
-
-/** What the driver has done to the device: each is a VM exit. */
-export interface BalloonExits {
-  /** Reads of the config space, by register. */
-  readonly configReads: Record<string, number>;
-  readonly configWrites: Record<string, number>;
-  /** Kicks, by queue. */
-  readonly kicks: number[];
-}
 
 /** What the device wants to hear of what its driver does. */
 export interface DriverListener {
@@ -20,7 +12,7 @@ export interface DriverListener {
   /** The driver, or a reboot, has reset the device (V12). */
   reset(): void;
   /** The driver accesses the config space. */
-  accessed?(register: string, how: 'read' | 'write', value: number): void;
+  accessed?(register: RegisterName, how: 'read' | 'write', value: number): void;
 }
 
 /** Features that the device offers: VIRTIO_F_VERSION_1 apart, by § 5.5.3. */
@@ -28,7 +20,16 @@ const FEATURE = { statistics: 1, freePageHint: 3, pagePoison: 4, version1: 32 } 
 
 /** Most that a queue takes. Linux hints 4 MiB a piece, and each kick empties the queue. */
 const QUEUE_SIZE = 128;
-const QUEUES = ['inflate', 'deflate', 'statistics', 'free page'] as const;
+/** The queues, and on whose account a kick of each goes. */
+const QUEUES = ['ballooning', 'ballooning', 'other', 'reporting'] as const;
+/** The same of the registers. `num_pages` is read at every config interrupt, whatever that was raised for. */
+const REGISTERS = {
+  num_pages: 'ballooning',
+  actual: 'ballooning',
+  free_page_hint_cmd_id: 'reporting',
+  poison_val: 'setup',
+} as const;
+type RegisterName = keyof typeof REGISTERS;
 
 /** `free_page_hint_cmd_id` (§ 5.5.4). */
 const VIRTIO_BALLOON_CMD_ID_STOP = 0;
@@ -44,7 +45,8 @@ const VIRTIO_BALLOON_CMD_ID_DONE = 1;
  */
 export class V86BalloonRegisters implements BalloonRegisters {
   readonly virtio: V86VirtIO;
-  readonly exits: BalloonExits = { configReads: {}, configWrites: {}, kicks: QUEUES.map(() => 0) };
+  /** Since the machine was made. */
+  readonly exits: ExitTable = noExits();
   readonly #listener: DriverListener;
   #numPages = 0;
   #actual = 0;
@@ -183,7 +185,7 @@ export class V86BalloonRegisters implements BalloonRegisters {
 
   #options(): V86VirtIOOptions {
     const register = (
-      name: string,
+      name: RegisterName,
       read: () => number,
       write: (value: number) => void = () => {
         // the host's
@@ -193,12 +195,12 @@ export class V86BalloonRegisters implements BalloonRegisters {
       name,
       read: () => {
         const value = read();
-        count(this.exits.configReads, name);
+        this.exits[REGISTERS[name]].configReads += 1;
         this.#listener.accessed?.(name, 'read', value);
         return value | 0; // as v86's ports have it
       },
       write: (value) => {
-        count(this.exits.configWrites, name);
+        this.exits[REGISTERS[name]].configWrites += 1;
         this.#listener.accessed?.(name, 'write', value >>> 0);
         write(value >>> 0);
       },
@@ -220,8 +222,8 @@ export class V86BalloonRegisters implements BalloonRegisters {
         initial_port: 0xd900,
         single_handler: false,
         // By where was written, not by what: the value is the guest's word.
-        handlers: QUEUES.map((_, index) => (): void => {
-          this.exits.kicks[index]! += 1;
+        handlers: QUEUES.map((account, index) => (): void => {
+          this.exits[account].kicks += 1;
           this.#listener.kicked(index);
         }),
       },
@@ -253,8 +255,4 @@ export class V86BalloonRegisters implements BalloonRegisters {
       },
     };
   }
-}
-
-function count(counts: Record<string, number>, name: string): void {
-  counts[name] = (counts[name] ?? 0) + 1;
 }

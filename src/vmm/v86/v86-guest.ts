@@ -1,4 +1,5 @@
 import { BalloonDevice, type BalloonDeviceState } from '../../balloon/balloon-device.js';
+import type { ExitTable } from '../../balloon/exits.js';
 import type { HintSession, HintSink } from '../../balloon/hint-session.js';
 import { LacunaError, messageOf } from '../../errors.js';
 import { ComparedMemory, type ScanCounts } from '../../memory/compared-memory.js';
@@ -12,7 +13,7 @@ import { atomicMapper } from '../../memory/shared-words.js';
 import type { DestinationVm, HintDevice, SourceVm } from '../../migration/vm.js';
 import { VIRTQ_MAX_SIZE } from '../../spec/virtio-ring.js';
 import type { QueueFault } from '../../virtqueue/device-queue.js';
-import { type BalloonExits, V86BalloonRegisters } from './balloon-registers.js';
+import { V86BalloonRegisters } from './balloon-registers.js';
 import { parseBalloonState, saveBalloonState } from './balloon-state.js';
 import { BootMemory } from './boot-memory.js';
 import { packState, unpackState } from './device-state.js';
@@ -115,10 +116,7 @@ export class V86Guest implements SourceVm, DestinationVm {
   // ── SourceVm ──────────────────────────────────────────────────────────────────────────────────────────────
 
   migrationBegins(): void {
-    if (this.#compared === undefined) {
-      this.#compared = new ComparedMemory(this.memory, this.shadow);
-    }
-    this.#compared.restart();
+    this.#comparison.restart();
   }
 
   migrationEnds(): void {
@@ -238,13 +236,13 @@ export class V86Guest implements SourceVm, DestinationVm {
   }
 
   /** What scans of RAM came to, over all migrations. */
-  get scans(): ScanCounts {
+  get scans(): Readonly<ScanCounts> {
     return this.#comparison.counts;
   }
 
-  /** What the driver has done to the balloon since the machine was made. */
-  get exits(): BalloonExits {
-    return this.#registers.exits;
+  /** VM exits to the balloon since the machine was made, by feature. A copy. */
+  exits(): ExitTable {
+    return structuredClone(this.#registers.exits);
   }
 
   /** Asks the guest for a balloon of `pages` pages; {@link balloonPages} says what it has come to. */
@@ -258,9 +256,7 @@ export class V86Guest implements SourceVm, DestinationVm {
   }
 
   get #comparison(): ComparedMemory {
-    if (this.#compared === undefined) {
-      throw new LacunaError('ILLEGAL_STATE', 'no migration of this machine has begun');
-    }
+    this.#compared ??= new ComparedMemory(this.memory, this.shadow, this.#clock);
     return this.#compared;
   }
 
