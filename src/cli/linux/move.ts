@@ -28,7 +28,7 @@ export interface MoveRequest {
 }
 
 /** A migration of a v86 machine, in numbers. */
-export interface MachineReport extends MigrationReport {
+export interface MoveReport extends MigrationReport {
   /** Scans of its RAM for what was written, in place of a dirty log. */
   readonly scans: ScanCounts;
 }
@@ -63,7 +63,7 @@ export class Move {
   }
 
   /** Moves it. Rejects as `migrate` does. */
-  async run(): Promise<{ readonly source: PrecopySource; readonly report: MachineReport }> {
+  async run(): Promise<{ readonly source: PrecopySource; readonly report: MoveReport }> {
     const { machine, name, options, signal, onEvent } = this.#request;
     const { guest } = machine;
     const exits = guest.exits();

@@ -1,0 +1,244 @@
+import pc from 'picocolors';
+import { isLacunaError, messageOf } from '../../errors.js';
+import { MIB } from '../../memory/page.js';
+import type { MigrationOptions } from '../../migration/options.js';
+import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
+import { thisMachine } from '../../report/machine.js';
+import type { CompressionMode } from '../../transport/network/compression-policy.js';
+import type { TlsSettings } from '../../transport/network/tls.js';
+import { ExitCode } from '../bench/bench.js';
+import { attendToInterrupts } from '../interrupts.js';
+import { checkWritable, writeReport } from '../report-file.js';
+import { adviceOf } from '../send/handover.js';
+import { ProgressLine } from '../send/progress-line.js';
+import { describeTls } from '../tls-options.js';
+import { formatEndpoint, type HostPort } from '../units.js';
+import type { LinuxImage } from './image/linux-image.js';
+import type { LinuxMachine } from './machine.js';
+import { type MoveReport, Move } from './move.js';
+import { movedIn } from './move-table.js';
+import { startMachine } from './snapshot.js';
+import { attachTerminal } from './terminal.js';
+
+/** What `lacuna send --vmm v86` was asked for. */
+export interface SendLinuxRequest {
+  readonly to: HostPort;
+  readonly tls: TlsSettings | undefined;
+  readonly streams: number;
+  readonly compression: CompressionMode;
+  readonly image: LinuxImage;
+  readonly memoryBytes: number;
+  readonly options: Partial<MigrationOptions>;
+  /** How long the guest runs here first, in ms; undefined: until a key says so, or 3 s without a terminal. */
+  readonly afterMs: number | undefined;
+  /** The guest is not ended with the command if it does not arrive. */
+  readonly stay: boolean;
+  readonly json: string | undefined;
+  readonly quiet: boolean;
+  readonly version: string;
+  /** The command line, for the report. */
+  readonly command: string;
+}
+
+/** Starts Linux, shows its console, and moves it to a `lacuna receive --vmm v86`. Returns the exit code. */
+export async function sendLinux(request: SendLinuxRequest, signal: AbortSignal): Promise<number> {
+  checkWritable(request.json);
+  const sending = new SendingLinux(request, signal);
+  try {
+    return await sending.run();
+  } finally {
+    await sending.close();
+  }
+}
+
+const DEFAULT_AFTER_MS = 3000;
+
+class SendingLinux {
+  readonly #request: SendLinuxRequest;
+  readonly #signal: AbortSignal;
+  readonly #name: string;
+  readonly #line: ProgressLine;
+  readonly #unattend: () => void;
+  #machine: LinuxMachine | undefined;
+  #move: Move | undefined;
+  #detach: () => void = () => {};
+  /** Ends the hosting of a guest that stays. */
+  #leave: (() => void) | undefined;
+  #interruptsUnanswered = 0;
+  /** Aborted by the signal, and by the key that ends the command. */
+  readonly #quit = new AbortController();
+
+  constructor(request: SendLinuxRequest, signal: AbortSignal) {
+    this.#request = request;
+    this.#name = `linux-${request.memoryBytes / MIB}m`;
+    this.#line = new ProgressLine(this.#name, formatEndpoint(request.to));
+    this.#signal = AbortSignal.any([signal, this.#quit.signal]);
+    this.#unattend = attendToInterrupts(() => this.#interrupted());
+  }
+
+  async run(): Promise<number> {
+    const { to, tls, image, memoryBytes, streams, compression, options } = this.#request;
+    this.#machine = await startMachine({ image, memoryBytes, log: (line) => this.#say(pc.dim(line)) });
+    const machine = this.#machine;
+    let moved: { readonly source: PrecopySource; readonly report: MoveReport };
+    try {
+      this.#move = await Move.connect({
+        machine,
+        name: this.#name,
+        to,
+        tls,
+        streams,
+        compression,
+        options,
+        signal: this.#signal,
+        onEvent: (event) => this.#happened(event),
+      });
+      this.#say(
+        `connected to ${formatEndpoint(to)} (${describeTls(tls)}), migration ${this.#move.channel.migrationId}`,
+      );
+      await this.#letRun(machine);
+      moved = await this.#move.run();
+    } catch (thrown) {
+      return this.#broken(machine, thrown);
+    }
+    const { source, report } = moved;
+    this.#write(report);
+    this.#detach();
+    if (source.phase === 'completed') {
+      console.log(`\n${pc.green('✔')} ${this.#name} runs at ${formatEndpoint(to)}: ${movedIn(report)}`);
+      return ExitCode.ok;
+    }
+    const why = `${source.error?.code ?? source.phase}: ${source.error?.message ?? source.phase}`;
+    await this.#stayed(machine, why);
+    if (isLacunaError(source.error, 'COMMIT_UNCONFIRMED')) {
+      return ExitCode.unanswered;
+    }
+    return source.phase === 'cancelled' ? ExitCode.interrupted : ExitCode.verificationFailed;
+  }
+
+  async close(): Promise<void> {
+    this.#unattend();
+    this.#detach();
+    await this.#move?.close();
+    await this.#machine?.close();
+  }
+
+  /** Until it is to be moved. */
+  async #letRun(machine: LinuxMachine): Promise<void> {
+    const { afterMs } = this.#request;
+    const isTerminal = process.stdin.isTTY;
+    let moveNow: () => void = () => {};
+    const asked = new Promise<void>((resolve) => {
+      moveNow = resolve;
+    });
+    if (isTerminal) {
+      this.#say("the guest's console; Ctrl-] m moves it, Ctrl-] q ends it");
+    }
+    this.#detach = attachTerminal(machine.console, { m: moveNow, q: () => this.#quitNow() });
+    machine.guest.resume();
+    machine.console.send('\n'); // for a prompt
+    let timer: NodeJS.Timeout | undefined;
+    const aborted = new Promise<void>((resolve) => {
+      this.#signal.addEventListener('abort', () => resolve(), { once: true });
+    });
+    const over = new Promise<void>((resolve) => {
+      if (afterMs !== undefined || !isTerminal) {
+        timer = setTimeout(resolve, afterMs ?? DEFAULT_AFTER_MS);
+      }
+    });
+    await Promise.race([asked, over, aborted]);
+    clearTimeout(timer);
+  }
+
+  #quitNow(): void {
+    this.#quit.abort();
+    this.#interrupted();
+  }
+
+  #happened(event: MigrationEvent): void {
+    const { step, log } = this.#line.event(event);
+    if (log !== undefined || step !== undefined) {
+      this.#say(log ?? pc.dim(step!));
+    }
+    if (event.type === 'unconfirmed') {
+      const { handover } = this.#move!;
+      console.error(`${pc.yellow('lacuna:')} ${handover.words()}.\n${adviceOf(handover.passage)}`);
+    }
+  }
+
+  #interrupted(): void {
+    if (this.#leave !== undefined) {
+      this.#leave();
+      return;
+    }
+    const handover = this.#move?.handover;
+    if (handover?.state !== 'unanswered') {
+      return; // the signal has called it off
+    }
+    this.#interruptsUnanswered += 1;
+    if (this.#interruptsUnanswered === 1) {
+      console.error(
+        `the commit was sent and not answered yet: it can't be called off from here.\n${adviceOf(handover.passage)}\n` +
+          'Once more gives the guest up here, wherever it may run.',
+      );
+      return;
+    }
+    this.#detach(); // the terminal as it was
+    console.error(
+      `${this.#name} is lost here, stopped as it was. The commit of migration ${handover.passage.migration} was sent: it may ` +
+        `run at ${handover.passage.to}; look there before you start it anew.`,
+    );
+    process.exit(ExitCode.unanswered);
+  }
+
+  /** It came to no migration, or one that was broken off by an exception: then the engine has given the guest back. */
+  async #broken(machine: LinuxMachine, thrown: unknown): Promise<number> {
+    this.#detach();
+    if (this.#move === undefined) {
+      throw thrown; // nothing ran
+    }
+    await this.#stayed(machine, messageOf(thrown));
+    return this.#signal.aborted ? ExitCode.interrupted : ExitCode.verificationFailed;
+  }
+
+  async #stayed(machine: LinuxMachine, why: string): Promise<void> {
+    const stays =
+      (this.#request.stay || this.#move?.handover.isOperated === true) &&
+      machine.guest.failure === undefined &&
+      !machine.guest.paused;
+    console.error(
+      `\n${why}\n${this.#name} goes on here. ${
+        stays
+          ? `It runs in this process (${process.pid}) until Ctrl-C.`
+          : 'It ends with this command (--stay keeps it running).'
+      }`,
+    );
+    if (stays) {
+      this.#detach = attachTerminal(machine.console, { q: () => this.#leave?.() });
+      await new Promise<void>((resolve) => {
+        this.#leave = resolve;
+      });
+    }
+  }
+
+  #write(report: MoveReport): void {
+    const { json, version, command, memoryBytes, image } = this.#request;
+    if (json !== undefined) {
+      writeReport(json, {
+        schema: 1,
+        createdAt: new Date().toISOString(),
+        command,
+        machine: thisMachine(version),
+        guest: { name: this.#name, memoryBytes, kernel: image.kernelVersion, cmdline: image.cmdline },
+        migration: report,
+      });
+    }
+  }
+
+  /** Beside the guest's console, on a line of its own. */
+  #say(line: string): void {
+    if (!this.#request.quiet) {
+      process.stderr.write(`${line}\n`);
+    }
+  }
+}
