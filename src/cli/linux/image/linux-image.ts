@@ -63,10 +63,10 @@ export interface CommandLineOptions {
 
 /**
  * What makes Linux boot fast in an emulator: no probing for hardware that v86 does not have, no self-tests, no mitigations
- * of a processor's mistakes that it does not make.
+ * of mistakes that its processor does not make.
  */
 const COMMAND_LINE =
-  'console=ttyS0 quiet mitigations=off acpi=off pci=nobios lsm= nokaslr cryptomgr.notests noisapnp pnpbios=off';
+  'console=ttyS0 quiet mitigations=off acpi=off pci=nobios lsm= nokaslr cryptomgr.notests noisapnp pnpbios=off edd=off';
 
 /** The kernel's command line. */
 export function commandLine({
