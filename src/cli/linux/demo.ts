@@ -8,7 +8,7 @@ import { thisMachine } from '../../report/machine.js';
 import { ExitCode } from '../bench/bench.js';
 import { checkWritable, writeReport } from '../report-file.js';
 import { parseEndpoint } from '../units.js';
-import { GuestConsole, type SerialPort } from './console.js';
+import { GuestConsole } from './console.js';
 import type { LinuxImage } from './image/linux-image.js';
 import type { LinuxMachine } from './machine.js';
 import { Move } from './move.js';
@@ -131,8 +131,9 @@ class Demo {
 
   /** What the guest says where it is now. False if it has lost anything. */
   async #arrived(left: Counted): Promise<boolean> {
-    const there = this.#destination.console();
-    const come = new Counted('destination');
+    const there = this.#destination.console;
+    const come = new Counted('destination', left.rest); // it may have been stopped in mid-line
+    come.take(there.unread);
     const stopListening = there.onText((text) => come.take(text));
     await come.lines(LINES_SHOWN);
     stopListening();
@@ -181,12 +182,19 @@ class Counted {
   first: Count | undefined;
   last: Count | undefined;
   readonly #where: Where;
-  #text = '';
+  #text: string;
   #lines = 0;
   #wanted: { readonly lines: number; readonly resolve: () => void } | undefined;
 
-  constructor(where: Where) {
+  /** `begun` is what there is of the first line already. */
+  constructor(where: Where, begun = '') {
     this.#where = where;
+    this.#text = begun;
+  }
+
+  /** What there is of the next line. */
+  get rest(): string {
+    return this.#text;
   }
 
   take(text: string): void {
@@ -202,6 +210,10 @@ class Counted {
         shown(this.#where, line);
       }
     }
+    this.#meet();
+  }
+
+  #meet(): void {
     if (this.#wanted !== undefined && this.#lines >= this.#wanted.lines) {
       this.#wanted.resolve();
     }
@@ -221,6 +233,7 @@ class Counted {
           resolve();
         },
       };
+      this.#meet();
     });
   }
 }
@@ -231,9 +244,10 @@ const GUEST_DEADLINE_MS = 120_000;
 class DestinationProcess {
   /** HOST:PORT, once it listens. */
   readonly listening: Promise<string>;
+  /** The guest's, once it runs there. */
+  readonly console: GuestConsole;
   readonly #child;
   readonly #closed: Promise<void>;
-  readonly #listeners = new Set<(byte: number) => void>();
 
   constructor(signal: AbortSignal) {
     const main = fileURLToPath(new URL('../main.js', import.meta.url));
@@ -259,27 +273,22 @@ class DestinationProcess {
       );
     });
     this.listening.catch(() => {}); // whoever waits for it is told
-    this.#child.stdout.on('data', (bytes: Buffer) => {
-      for (const byte of bytes) {
-        for (const listener of this.#listeners) {
-          listener(byte);
-        }
-      }
+    const { stdin, stdout } = this.#child;
+    this.console = new GuestConsole({
+      add_listener: (_, listener) => {
+        stdout.on('data', (bytes: Buffer) => {
+          for (const byte of bytes) {
+            listener(byte);
+          }
+        });
+      },
+      remove_listener: () => stdout.removeAllListeners('data'),
+      serial0_send: (text) => stdin.write(text),
     });
   }
 
   get pid(): number {
     return this.#child.pid ?? 0;
-  }
-
-  /** The guest's console, from now on. */
-  console(): GuestConsole {
-    const port: SerialPort = {
-      add_listener: (_, listener) => this.#listeners.add(listener),
-      remove_listener: (_, listener) => this.#listeners.delete(listener),
-      serial0_send: (text) => this.#child.stdin.write(text),
-    };
-    return new GuestConsole(port);
   }
 
   /** Ends it, and the guest with it. */
