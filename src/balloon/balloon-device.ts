@@ -42,6 +42,8 @@ export interface BalloonDeviceOptions<Registers extends BalloonRegisters = Ballo
   readonly inflated: PageBitmap;
   /** Whether VIRTIO_F_EVENT_IDX was negotiated. */
   readonly eventIdx: boolean;
+  /** One that is watched; by default a new one. */
+  readonly session?: HintSession | undefined;
   /** The first id; a device that was migrated goes on from where it was. */
   readonly firstId?: number;
   readonly restored?: BalloonDeviceState;
@@ -74,7 +76,7 @@ const QUEUE_INDICES = [
  */
 export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters> {
   readonly registers: Registers;
-  readonly session: HintSession = new HintSession();
+  readonly session: HintSession;
   readonly inflated: PageBitmap;
   /** What the guest did to a ring; the device is NEEDS_RESET and its queues are dead (I6). */
   fault: QueueFault | undefined;
@@ -100,6 +102,7 @@ export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters
 
   constructor(options: BalloonDeviceOptions<Registers>) {
     this.#options = options;
+    this.session = options.session ?? new HintSession();
     this.inflated = options.inflated;
     this.registers = options.registers;
     this.#nextId = options.restored?.nextId ?? options.firstId ?? FIRST_COMMAND_ID;

@@ -1,8 +1,9 @@
-import { Option } from 'commander';
+import { type Command, Option } from 'commander';
 import { MIB } from '../../memory/page.js';
 import type { CliContext } from '../context.js';
 import { demo } from './demo.js';
 import { addImageOptions, addLinuxImageCommand, type ImageOptions, imageFor } from './image/command.js';
+import { traceSession } from './trace.js';
 import { DEFAULT_MACHINE_BYTES, parseMachineMemory } from './vmm-options.js';
 
 interface LinuxOptions extends ImageOptions {
@@ -56,4 +57,35 @@ export function addLinuxCommand(context: CliContext): void {
       done(await demo(request, signal));
     });
   addLinuxImageCommand(linux, context);
+  addLinuxTraceCommand(linux, context);
 }
+
+interface TraceOptions extends ImageOptions {
+  readonly memory: number;
+  readonly all: boolean;
+  readonly json?: string;
+}
+
+/** Adds `lacuna linux trace`. */
+function addLinuxTraceCommand(linux: Command, { signal, done }: CliContext): void {
+  addImageOptions(linux.command('trace'))
+    .summary('show what passes between the balloon and its driver')
+    .description(
+      'Moves Linux within this process, and shows every register access, kick and ring entry of its balloon on the way.',
+    )
+    .addOption(
+      new Option('--memory <size>', 'of the guest: 128, 256, 512 MiB …')
+        .argParser(parseMachineMemory)
+        .default(TRACED_BYTES, String(TRACED_BYTES / MIB)),
+    )
+    .option('--all', 'every range, not the first and the last few', false)
+    .option('--json <file>', 'the whole trace')
+    .action(async (options: TraceOptions) => {
+      const image = await imageFor(options, signal);
+      const { memory: memoryBytes, all, json } = options;
+      done(await traceSession({ image, memoryBytes, all, json }));
+    });
+}
+
+/** Few ranges to read. */
+const TRACED_BYTES: number = 128 * MIB;
