@@ -8,7 +8,7 @@ import type { RequestInterface } from '../../src/balloon/request-interface.js';
 import { isLacunaError } from '../../src/errors.js';
 import { PageContent } from '../../src/guest/content.js';
 import { GuestRuntime } from '../../src/guest/runtime.js';
-import { parseTrace } from '../../src/guest/trace.js';
+import { parseTrace } from '../../src/guest/trace-file.js';
 import { decodeRegisters } from '../../src/guest/vcpu.js';
 import { SharedGuestMemory } from '../../src/memory/guest-memory.js';
 import { MIB } from '../../src/memory/page.js';
