@@ -56,7 +56,7 @@ export async function bench(request: BenchRequest, signal: AbortSignal): Promise
   for (const file of [request.json, request.html, request.svg]) {
     checkWritable(file);
   }
-  const progress = makeProgress(request.quiet);
+  const progress = await makeProgress(request.quiet);
   const verifier = new Verifier();
   const host = new DestinationHost();
   const pool = new MemoryPool(availableMemory);

@@ -37,7 +37,7 @@ export interface EstimateRequest {
 export async function estimate(request: EstimateRequest, signal: AbortSignal): Promise<number> {
   checkWritable(request.json);
   const { link, minOrder } = request;
-  const progress = makeProgress(request.quiet);
+  const progress = await makeProgress(request.quiet);
   progress.update(pc.dim('reading'));
   let report: EstimateReport;
   try {

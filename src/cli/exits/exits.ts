@@ -54,7 +54,7 @@ export async function exits(request: ExitsRequest, signal: AbortSignal): Promise
       );
     }
   }
-  const progress = makeProgress(request.quiet);
+  const progress = await makeProgress(request.quiet);
   let runs: ExitsRun[];
   try {
     runs = await measure(request, progress, signal);

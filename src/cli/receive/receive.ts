@@ -43,7 +43,7 @@ const LOOK_MS = 500;
 /** Receives guests and runs them until `signal` is aborted, or with `once` until one is here. Returns the exit code. */
 export async function receive(request: ReceiveRequest, signal: AbortSignal): Promise<number> {
   checkWritable(request.json);
-  const progress = makeProgress(request.quiet);
+  const progress = await makeProgress(request.quiet);
   const metrics = request.metrics === undefined ? undefined : await serveMetrics(request.metrics);
   const reception = new Reception(request, progress);
   try {

@@ -63,7 +63,7 @@ export async function send(request: SendRequest, signal: AbortSignal): Promise<n
   for (const file of [request.json, request.html]) {
     checkWritable(file);
   }
-  const progress = makeProgress(request.quiet);
+  const progress = await makeProgress(request.quiet);
   const metrics = request.metrics === undefined ? undefined : await serveMetrics(request.metrics);
   if (metrics !== undefined) {
     progress.log(pc.dim(metricsLine(metrics)));

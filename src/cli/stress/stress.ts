@@ -54,7 +54,12 @@ export async function stress(
 ): Promise<number> {
   checkWritable(request.json);
   const verifier = new Verifier();
-  const run = new StressRun(request, signal, compare ?? ((here, there) => verifier.compare(here, there)));
+  const run = new StressRun(
+    request,
+    await makeProgress(request.quiet),
+    signal,
+    compare ?? ((here, there) => verifier.compare(here, there)),
+  );
   try {
     await run.run();
   } finally {
@@ -86,7 +91,12 @@ class StressRun {
   /** Migrations that were begun. */
   #begun = 0;
 
-  constructor(request: StressRequest, signal: AbortSignal, compare: StressServices['compare']) {
+  constructor(
+    request: StressRequest,
+    progress: Progress,
+    signal: AbortSignal,
+    compare: StressServices['compare'],
+  ) {
     this.#request = request;
     this.#services = {
       pool: new MemoryPool(availableMemory),
@@ -95,7 +105,7 @@ class StressRun {
       signal: AbortSignal.any([signal, this.#failed.signal]),
       tally: this.tally,
     };
-    this.#progress = makeProgress(request.quiet);
+    this.#progress = progress;
     this.#nextCase = request.cases?.first ?? 1;
   }
 
