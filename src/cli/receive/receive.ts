@@ -8,8 +8,8 @@ import type { ListenerEvent } from '../../transport/network/incoming-migration.j
 import type { MigrationListener } from '../../transport/network/migration-listener.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
 import { type Arrival, receiveGuests } from '../../vmm/network-destination.js';
-import { ExitCode } from '../bench/bench.js';
 import { loadGuest, traceNames } from '../captures.js';
+import { ExitCode } from '../exit-code.js';
 import { serveMetrics } from '../metrics-server.js';
 import { makeProgress, type Progress } from '../progress.js';
 import { checkWritable, writeReport } from '../report-file.js';

@@ -16,7 +16,7 @@ import { connectMigration, type NetworkChannel } from '../../transport/network/n
 import type { TlsSettings } from '../../transport/network/tls.js';
 import { describeGuest } from '../../vmm/network-destination.js';
 import type { WorkerGuest } from '../../vmm/worker-guest.js';
-import { deliver, ExitCode } from '../bench/bench.js';
+import { deliver } from '../bench/bench.js';
 import { planOf } from '../bench/plan.js';
 import {
   bootGuest,
@@ -28,6 +28,7 @@ import {
   timedMigration,
   withReplay,
 } from '../bench/run.js';
+import { ExitCode } from '../exit-code.js';
 import { attendToInterrupts } from '../interrupts.js';
 import { type MetricsServer, serveMetrics } from '../metrics-server.js';
 import { makeProgress, type Progress } from '../progress.js';

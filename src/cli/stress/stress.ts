@@ -5,7 +5,7 @@ import { formatMs } from '../../report/format.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import { ThreadPool } from '../../vmm/threads.js';
 import { Verifier } from '../../vmm/verifier.js';
-import { ExitCode } from '../bench/bench.js';
+import { ExitCode } from '../exit-code.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
 import { checkWritable, writeReport } from '../report-file.js';
 import { describeGuest, describeHop } from './describe.js';
