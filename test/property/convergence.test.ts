@@ -149,8 +149,8 @@ it('finds that an oscillation has stalled, whatever its form, and switches withi
             fc.array(fc.integer({ min: 1, max: 10_000 }), { minLength: 1, maxLength: stallRounds }),
           ),
         ),
-      // What it did before: it comes from anywhere.
-      fc.array(fc.integer({ min: 10_000, max: 1_000_000 }), { maxLength: 4 }),
+      // What it did before: it comes from anywhere. (Twice the same would have been a stall already.)
+      fc.uniqueArray(fc.integer({ min: 10_000, max: 1_000_000 }), { maxLength: 4 }),
       ([stallRounds, period], beginning) => {
         const begun = beginning.toSorted((a, b) => b - a);
         const rounds = Array.from({ length: 60 }, (_, i) => period[i % period.length]!);
