@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { type AddressInfo, createServer, isIPv4, type Server, type Socket } from 'node:net';
 import { LacunaError, messageOf } from '../../errors.js';
+import { equalBytes } from '../../memory/byte-ops.js';
 import { MIB } from '../../memory/page.js';
 import type { RamLayout } from '../../memory/ram-layout.js';
 import type { DestinationMessage, PageCounts } from '../../wire/channel.js';
@@ -410,7 +411,7 @@ export class MigrationListener {
   /** Whether what the source knows of us was said by this instance; true as well if it knows nothing of anybody. */
   #isOurs({ nonce, committed }: Hello): boolean {
     const isNone = nonce.every((byte) => byte === 0);
-    return isNone ? !committed : nonce.every((byte, i) => byte === this.#nonce[i]);
+    return isNone ? !committed : equalBytes(nonce, this.#nonce);
   }
 
   /** Throws what the offer is refused with before anybody is asked. */

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { isLacunaError, LacunaError, type LacunaErrorCode, messageOf } from '../../errors.js';
+import { equalBytes } from '../../memory/byte-ops.js';
 import type { EventWord } from '../../memory/control-buffer.js';
 import type { GuestMemory } from '../../memory/guest-memory.js';
 import { PAGE_SIZE } from '../../memory/page.js';
@@ -551,7 +552,7 @@ class Session {
         },
       },
     });
-    const sameInstance = sameBytes(welcome.nonce, this.#nonce);
+    const sameInstance = equalBytes(welcome.nonce, this.#nonce);
     try {
       const streams = await this.#streamsFor(welcome, attempt.signal);
       if (broken !== undefined || this.#over) {
@@ -660,8 +661,4 @@ function isSame(a: PageCounts, b: PageCounts | undefined): boolean {
     a.filledPages === b.filledPages &&
     a.rounds === b.rounds
   );
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
