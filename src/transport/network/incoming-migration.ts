@@ -4,7 +4,7 @@ import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
 import type { GuestMemory } from '../../memory/guest-memory.js';
 import { bitmapWords } from '../../memory/page-bitmap.js';
 import type { RamLayout } from '../../memory/ram-layout.js';
-import { type DestinationMessage, type FrameSink, noPages, type PageCounts } from '../../wire/channel.js';
+import { type DestinationMessage, type FrameSink, type PageCounts, totalCounts } from '../../wire/channel.js';
 import { type FrameHeader, FrameType, ID_BYTES, MOST_RUN_PAGES } from '../../wire/frames.js';
 import {
   agreedFeatures,
@@ -350,7 +350,7 @@ export class IncomingMigration {
     const admitted = await this.#host.admit(
       this.offer,
       (message) => this.#onReply(message),
-      () => total(this.#link?.streams.counts() ?? []),
+      () => totalCounts(this.#link?.streams.counts() ?? []),
       () => this.#received(),
     );
     this.#admitted = admitted;
@@ -610,21 +610,11 @@ function isBreak(failure: LacunaError): boolean {
 }
 
 function addTo(sum: ReceivedTotals, streams: Streams): void {
-  const { pages, zeroPages, filledPages } = total(streams.counts());
+  const { pages, zeroPages, filledPages } = totalCounts(streams.counts());
   sum.pages += pages;
   sum.zeroPages += zeroPages;
   sum.filledPages += filledPages;
   sum.bytes += streams.bytesReceived();
-}
-
-function total(counts: readonly PageCounts[]): PageCounts {
-  const sum = noPages();
-  for (const { pages, zeroPages, filledPages } of counts) {
-    sum.pages += pages;
-    sum.zeroPages += zeroPages;
-    sum.filledPages += filledPages;
-  }
-  return sum;
 }
 
 function asError(thrown: unknown): LacunaError {

@@ -4,7 +4,13 @@ import { equalBytes } from '../../memory/byte-ops.js';
 import type { EventWord } from '../../memory/control-buffer.js';
 import type { GuestMemory } from '../../memory/guest-memory.js';
 import { PAGE_SIZE } from '../../memory/page.js';
-import type { DestinationMessage, PageCounts, SourceChannel } from '../../wire/channel.js';
+import {
+  type DestinationMessage,
+  type PageCounts,
+  type SourceChannel,
+  sameCounts,
+  totalCounts,
+} from '../../wire/channel.js';
 import {
   Feature,
   type FrameHeader,
@@ -377,7 +383,7 @@ class Session {
   /** Stream by stream: totals could agree although a page went to the wrong one's account. */
   #onReady(counts: readonly PageCounts[]): void {
     const sent = this.#link?.streams?.counts() ?? [];
-    const wrong = counts.findIndex((count, i) => !isSame(count, sent[i]));
+    const wrong = counts.findIndex((count, i) => !sameCounts(count, sent[i]));
     if (wrong !== -1) {
       this.#say({
         type: 'error',
@@ -385,17 +391,7 @@ class Session {
       });
       return;
     }
-    const total = (of: (count: PageCounts) => number): number =>
-      counts.reduce((sum, count) => sum + of(count), 0);
-    this.#say({
-      type: 'ready',
-      counts: {
-        pages: total(({ pages }) => pages),
-        zeroPages: total(({ zeroPages }) => zeroPages),
-        filledPages: total(({ filledPages }) => filledPages),
-        rounds: this.#rounds,
-      },
-    });
+    this.#say({ type: 'ready', counts: { ...totalCounts(counts), rounds: this.#rounds } });
   }
 
   /** The outcome is known: the connection may close. */
@@ -651,14 +647,4 @@ const PASSING: readonly LacunaErrorCode[] = [
 
 function mayPass(thrown: unknown): boolean {
   return isLacunaError(thrown) && PASSING.includes(thrown.code);
-}
-
-function isSame(a: PageCounts, b: PageCounts | undefined): boolean {
-  return (
-    b !== undefined &&
-    a.pages === b.pages &&
-    a.zeroPages === b.zeroPages &&
-    a.filledPages === b.filledPages &&
-    a.rounds === b.rounds
-  );
 }
