@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError, LacunaError, messageOf } from '../../errors.js';
 import { FrameDecoder } from '../../wire/decoder.js';
 import {
   type ConnectionKind,
@@ -295,11 +295,7 @@ export class ControlConnection {
     this.#socket.off('data', this.#onData).on('data', ignore);
     if (!this.#over) {
       this.#over = true;
-      this.#handler.ended(
-        isLacunaError(thrown)
-          ? thrown
-          : new LacunaError('ILLEGAL_STATE', messageOf(thrown), { cause: thrown }),
-      );
+      this.#handler.ended(asLacunaError(thrown, 'ILLEGAL_STATE'));
     }
   }
 

@@ -1,6 +1,6 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import type { Socket } from 'node:net';
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError, LacunaError } from '../../errors.js';
 import type { GuestMemory } from '../../memory/guest-memory.js';
 import { bitmapWords } from '../../memory/page-bitmap.js';
 import type { RamLayout } from '../../memory/ram-layout.js';
@@ -515,7 +515,7 @@ export class IncomingMigration {
       return;
     }
     this.phase = 'over';
-    const error = asError(thrown);
+    const error = asLacunaError(thrown, 'DESTINATION_FAILED');
     this.connection?.refuse(error); // before its streams are closed: it should know why
     await this.#quiesce();
     const sink = this.#admitted?.sink;
@@ -577,7 +577,7 @@ export class IncomingMigration {
   }
 
   #refuse(connection: ControlConnection, thrown: unknown): void {
-    const error = asError(thrown);
+    const error = asLacunaError(thrown, 'DESTINATION_FAILED');
     this.#host.say('refused', error.message);
     connection.refuse(error);
   }
@@ -615,12 +615,6 @@ function addTo(sum: ReceivedTotals, streams: Streams): void {
   sum.zeroPages += zeroPages;
   sum.filledPages += filledPages;
   sum.bytes += streams.bytesReceived();
-}
-
-function asError(thrown: unknown): LacunaError {
-  return isLacunaError(thrown)
-    ? thrown
-    : new LacunaError('DESTINATION_FAILED', messageOf(thrown), { cause: thrown });
 }
 
 function outOfTurn(what: string): LacunaError {

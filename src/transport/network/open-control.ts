@@ -1,5 +1,5 @@
 import { connect, type Socket } from 'node:net';
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError, LacunaError, messageOf } from '../../errors.js';
 import { FrameType } from '../../wire/frames.js';
 import { decodeError, decodeWelcome, encodeHello, type Hello, type Welcome } from '../../wire/hello.js';
 import type { Endpoint } from './connect-stream.js';
@@ -39,11 +39,7 @@ export async function openControl(
     return await greeted(secured, options);
   } catch (thrown) {
     socket.destroy();
-    throw signal.aborted
-      ? cancelled()
-      : isLacunaError(thrown)
-        ? thrown
-        : new LacunaError('CONNECTION_FAILED', `${host}:${port}: ${messageOf(thrown)}`, { cause: thrown });
+    throw signal.aborted ? cancelled() : asLacunaError(thrown, 'CONNECTION_FAILED', `${host}:${port}: `);
   } finally {
     signal.removeEventListener('abort', stop);
   }

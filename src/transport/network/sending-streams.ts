@@ -1,4 +1,4 @@
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError, LacunaError } from '../../errors.js';
 import type { EventWord } from '../../memory/control-buffer.js';
 import { type GuestMemory, SharedGuestMemory } from '../../memory/guest-memory.js';
 import { atomicMapper } from '../../memory/shared-words.js';
@@ -131,9 +131,7 @@ class LocalStream implements Outgoing {
         this.#become(StreamState.open);
       },
       (thrown: unknown) => {
-        const error = isLacunaError(thrown)
-          ? thrown
-          : new LacunaError('CONNECTION_FAILED', messageOf(thrown), { cause: thrown });
+        const error = asLacunaError(thrown, 'CONNECTION_FAILED');
         this.#become(StreamState.failed, error);
       },
     );

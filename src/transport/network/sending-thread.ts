@@ -1,4 +1,4 @@
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError } from '../../errors.js';
 import { EventWord } from '../../memory/control-buffer.js';
 import { SharedGuestMemory } from '../../memory/guest-memory.js';
 import { type RamBlock, RamLayout } from '../../memory/ram-layout.js';
@@ -66,10 +66,7 @@ export async function sendFromRing(data: SendingThreadData): Promise<void> {
       pump();
     },
     (thrown: unknown) => {
-      ring.become(
-        StreamState.failed,
-        isLacunaError(thrown) ? thrown : new LacunaError('CONNECTION_FAILED', messageOf(thrown)),
-      );
+      ring.become(StreamState.failed, asLacunaError(thrown, 'CONNECTION_FAILED'));
     },
   );
   await ring.serve(pump);

@@ -1,5 +1,5 @@
 import type { Duplex } from 'node:stream';
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError, LacunaError } from '../../errors.js';
 import { MIB } from '../../memory/page.js';
 import { FRAME_HEADER_BYTES } from '../../wire/channel.js';
 import { Compression, emptyHeader, encodeHeader, FrameType } from '../../wire/frames.js';
@@ -167,12 +167,6 @@ export class StreamSender {
     }
     this.#isOver = true;
     this.#socket.destroy();
-    this.#options.failed(
-      isLacunaError(why)
-        ? why
-        : new LacunaError('LINK_LOST', `stream ${this.#options.index} broke: ${messageOf(why)}`, {
-            cause: why,
-          }),
-    );
+    this.#options.failed(asLacunaError(why, 'LINK_LOST', `stream ${this.#options.index} broke: `));
   }
 }
