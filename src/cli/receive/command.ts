@@ -1,3 +1,4 @@
+import { MOST_STREAMS } from '../../wire/frames.js';
 import type { CliContext } from '../context.js';
 import { addTlsOptions, type TlsOptions, tlsSettingsOf } from '../tls-options.js';
 import { type HostPort, parseListenEndpoint, parseMemory, parseSeconds, parseWhole } from '../units.js';
@@ -16,7 +17,6 @@ interface ReceiveOptions extends TlsOptions {
 }
 
 const DEFAULT_LISTEN = '127.0.0.1:7000';
-const MOST_CHANNELS = 16;
 
 const HELP = `
 Takes guests that lacuna send brings, one after another, and goes on running them: further ones may come while it does, as
@@ -59,8 +59,8 @@ export function addReceiveCommand({ program, version, commandLine, signal, done 
     .option(
       '--max-channels <n>',
       'the most connections of a guest that carry pages, each with a thread',
-      parseWhole(1, MOST_CHANNELS),
-      MOST_CHANNELS,
+      parseWhole(1, MOST_STREAMS),
+      MOST_STREAMS,
     )
     .option('--keep <seconds>', 'how long a guest whose link broke is kept', parseSeconds, 60_000)
     .option('--once', 'end when one guest has arrived and was checked', false)

@@ -4,6 +4,7 @@ import { STALL_ACTIONS, type StallAction } from '../../migration/convergence.js'
 import { DEFAULT_OPTIONS, MOST_THROTTLE } from '../../migration/options.js';
 import type { Baseline } from '../../report/schema.js';
 import { COMPRESSION_MODES, type CompressionMode } from '../../transport/network/compression-policy.js';
+import { MOST_STREAMS } from '../../wire/frames.js';
 import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
 import type { CliContext } from '../context.js';
 import {
@@ -49,8 +50,6 @@ interface SendOptions extends GuestOptions, TlsOptions {
 }
 
 const DEFAULT_GUEST = 'build-2g';
-/** A thread each at both ends. */
-const MOST_CHANNELS = 16;
 
 const HELP = `
 Boots a guest, lets it run, and moves it to a machine (or a terminal) where lacuna receive listens. Guests that come with
@@ -95,7 +94,7 @@ export function addSendCommand({ program, version, commandLine, signal, done }: 
     .option(
       '--channels <n>',
       'connections that carry pages, each with a thread',
-      parseWhole(1, MOST_CHANNELS),
+      parseWhole(1, MOST_STREAMS),
       1,
     )
     .addOption(

@@ -15,7 +15,7 @@ import {
   type Hello,
   type WelcomeStatus,
 } from '../../wire/hello.js';
-import type { ControlConnection } from './control-connection.js';
+import { type ControlConnection, LAST_WORDS_MS } from './control-connection.js';
 import type { ReceivingStreams, ReceivingStreamsOptions } from './receiving-streams.js';
 import type { Outcome } from './settled-migrations.js';
 import type { TlsSettings } from './tls.js';
@@ -105,9 +105,6 @@ export interface IncomingHost {
   /** Nothing of it is left. */
   over(): void;
 }
-
-/** How long a source may take to say why a stream has ended. */
-const LAST_WORDS_MS = 200;
 
 /** The link that is there now. */
 interface Link {

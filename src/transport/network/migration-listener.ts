@@ -8,7 +8,7 @@ import type { RamLayout } from '../../memory/ram-layout.js';
 import type { DestinationMessage, PageCounts } from '../../wire/channel.js';
 import { type FrameHeader, FrameType, ID_BYTES, MOST_STREAMS } from '../../wire/frames.js';
 import { decodeHello, encodeStarted, encodeText, type Hello } from '../../wire/hello.js';
-import { ControlConnection } from './control-connection.js';
+import { ControlConnection, peerOf } from './control-connection.js';
 import {
   type Admission,
   IncomingMigration,
@@ -20,7 +20,7 @@ import {
 } from './incoming-migration.js';
 import { ReceivingStreams } from './receiving-streams.js';
 import { SettledMigrations } from './settled-migrations.js';
-import { checkTlsSettings, secureServer, type TlsSettings } from './tls.js';
+import { checkTlsSettings, secureServer, TlsRecord, type TlsSettings } from './tls.js';
 
 /** How long a destination waits for what; milliseconds. */
 export interface ListenTimeouts {
@@ -69,8 +69,6 @@ const MOST_QUERIES = 16;
 const MOST_FRAMES_PER_SECOND = 200;
 /** Bitmaps have a bit for each page of a hole, too (`RamLayout`): 2 MiB each for so much. */
 const MOST_HOLE_BYTES: number = 64 * 1024 * MIB;
-/** The first byte of TLS's handshake. */
-const TLS_HANDSHAKE = 0x16;
 
 /**
  * Listens for migrations, one at a time. Throws INVALID_ARGUMENT for an address that other machines reach, if neither TLS
@@ -206,7 +204,7 @@ export class MigrationListener {
   /** By its first byte: the beginning of TLS, which only control connections have, or a frame in clear. */
   #identify(socket: Socket, firstByte: number, known: () => void): void {
     const { tls } = this.#options;
-    if (firstByte !== TLS_HANDSHAKE) {
+    if (firstByte !== TlsRecord.handshake) {
       this.#control(socket, false, known);
     } else if (tls === undefined) {
       // In clear, which a TLS client takes for what it is: no TLS.
@@ -492,7 +490,7 @@ export class MigrationListener {
     this.#say({
       type,
       migrationId: undefined,
-      peer: `${socket.remoteAddress ?? 'a closed connection'}:${socket.remotePort ?? 0}`,
+      peer: peerOf(socket),
       text,
     });
   }

@@ -30,7 +30,7 @@ import {
 } from '../../wire/hello.js';
 import type { CompressionMode } from './compression-policy.js';
 import type { Endpoint } from './connect-stream.js';
-import type { ControlConnection } from './control-connection.js';
+import { type ControlConnection, LAST_WORDS_MS } from './control-connection.js';
 import { openControl } from './open-control.js';
 import { SendingStreams } from './sending-streams.js';
 import { checkTlsSettings } from './tls.js';
@@ -80,8 +80,6 @@ interface Link {
 const DEFAULT_RETRY = { firstMs: 200, mostMs: 5000 } as const;
 const DEFAULT_SILENCE_MS = 10_000;
 const DEFAULT_CONNECT_TIMEOUT_MS = 10_000;
-/** How long the reason for a stream's end may come after it: it comes by another connection. */
-const LAST_WORDS_MS = 200;
 /** A run may be cut into so many: a stream that has said it was writable has room for them. */
 const MOST_PIECES = 8;
 /** A good `maxRunPages` for a migration over the network: 4 MiB a write. Every destination takes as much. */
