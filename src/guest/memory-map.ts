@@ -202,7 +202,7 @@ export class MemoryMapReader {
     const words = bitmapWords(end);
     const free = new SharedArrayBuffer(words * 4);
     new Uint32Array(free).set(this.#free.subarray(0, words));
-    const bitmap = new PageBitmap(map.words(free, 0, words), end);
+    const bitmap = PageBitmap.over(map, free, end);
     return {
       pfns: this.#pfn,
       blocks,
