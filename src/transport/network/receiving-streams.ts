@@ -105,7 +105,7 @@ class ThreadedStream implements Incoming {
   }
 
   async close(): Promise<void> {
-    this.#board.stop();
+    this.#board.doorbell.stop();
     await this.#thread.ended;
     if (this.#board.takeBack()) {
       this.#lent?.close();

@@ -61,7 +61,7 @@ export async function receiveFromDescriptor(data: ReceivingThreadData): Promise<
       );
     }
   };
-  await board.serve(work);
+  await board.doorbell.serve(work);
   await receiver.close();
   socket?.destroy();
   release();

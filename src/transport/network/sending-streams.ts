@@ -99,7 +99,7 @@ class ThreadedStream implements Outgoing {
   }
 
   async close(): Promise<void> {
-    this.#ring.stop();
+    this.#ring.doorbell.stop();
     await this.#thread.ended;
   }
 }

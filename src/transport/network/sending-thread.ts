@@ -69,7 +69,7 @@ export async function sendFromRing(data: SendingThreadData): Promise<void> {
       ring.become(StreamState.failed, asLacunaError(thrown, 'CONNECTION_FAILED'));
     },
   );
-  await ring.serve(pump);
+  await ring.doorbell.serve(pump);
   cancel.abort();
   await connecting;
   await sender?.close();
