@@ -30,24 +30,20 @@ export async function sendFromRing(data: SendingThreadData): Promise<void> {
   const release = keepAlive();
   let sender: StreamSender | undefined;
 
+  const payloadOf = ({ type, pfn, pageCount, value }: RingFrame): Uint8Array | undefined => {
+    switch (type) {
+      case FrameType.pages:
+        return memory.pages(pfn, pageCount);
+      case FrameType.compressedPages:
+        return slots!.payload(value);
+      default:
+        return undefined;
+    }
+  };
   const pump = (): void => {
     while (sender?.hasRoom === true && ring.take(frame)) {
-      switch (frame.type) {
-        case FrameType.pages:
-          sender.pageRun(frame.pfn, frame.pageCount, memory.pages(frame.pfn, frame.pageCount));
-          break;
-        case FrameType.compressedPages:
-          sender.compressedRun(frame.pfn, frame.pageCount, slots!.payload(frame.value));
-          break;
-        case FrameType.zero:
-          sender.zeroRun(frame.pfn, frame.pageCount);
-          break;
-        case FrameType.fill:
-          sender.fillRun(frame.pfn, frame.pageCount, frame.value);
-          break;
-        default:
-          sender.roundEnd(frame.value);
-      }
+      const { type, pfn, pageCount, value } = frame;
+      sender.put(type, pfn, pageCount, value, payloadOf(frame));
     }
     sender?.flush();
   };
