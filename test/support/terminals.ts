@@ -8,9 +8,11 @@ import { Terminal } from './terminal.js';
 export interface Terminals {
   readonly folder: string;
   /** Runs lacuna until it ends, or the test does. What it said is shown if the test fails. */
-  start(...args: readonly string[]): Terminal;
+  readonly start: (...args: readonly string[]) => Terminal;
   /** A receiver on a port that is free, once it listens; `to` is its address. */
-  startReceive(...args: readonly string[]): Promise<{ receiver: Terminal; to: string; port: number }>;
+  readonly startReceive: (
+    ...args: readonly string[]
+  ) => Promise<{ receiver: Terminal; to: string; port: number }>;
 }
 
 /** Hooks of the file that are there before this is called are run after its own: when no command is left. */
