@@ -1,4 +1,6 @@
-import { VcpuTraps } from '../src/balloon/registers.js';
+import type { Dialect } from '../src/balloon/dialect.js';
+import { trapsOf } from '../src/balloon/future-registers.js';
+import type { DevicePort } from '../src/balloon/registers.js';
 import { PageContent, prepareContents } from '../src/guest/content.js';
 import { FaultBoard, FaultyDriver } from '../src/guest/faulty-driver.js';
 import { fillMemory } from '../src/guest/image.js';
@@ -16,17 +18,19 @@ work((data: GuestThreadData) => {
   const memory = new SharedGuestMemory(new RamLayout(data.blocks), data.buffers);
   const { pfnSpan } = memory.layout;
   const control = new ControlBuffer(map, data.control, new EventWord(map, data.event));
-  const traps = new VcpuTraps(control);
   const faults =
     data.faults === undefined
       ? undefined
       : new FaultyDriver(new FaultBoard(map, data.faults, pfnSpan), control);
+  const portOf = (dialect: Dialect): DevicePort => {
+    const traps = trapsOf(control, dialect);
+    return faults?.port(traps) ?? traps;
+  };
   const common = {
     map,
     memory,
     control,
     log: mapDirtyLog(map, data.log, pfnSpan),
-    port: faults?.port(traps) ?? traps,
     faults,
     trace: data.trace,
     oracle: data.oracle === undefined ? undefined : new WriteOracle(map, data.oracle, pfnSpan),
@@ -34,11 +38,15 @@ work((data: GuestThreadData) => {
   const boot = ({ image, config, freeMemory }: NonNullable<GuestThreadData['boot']>): GuestRuntime => {
     const content = new PageContent(config.seed);
     fillMemory(map, memory, image, content, freeMemory);
-    return GuestRuntime.boot({ ...common, config, content }, image);
+    return GuestRuntime.boot({ ...common, port: portOf(config.dialect), config, content }, image);
   };
   const arrive = (): GuestRuntime => {
     const registers = decodeRegisters(control.readState());
-    return GuestRuntime.resume({ ...common, content: new PageContent(registers.config.seed) }, registers);
+    const { dialect, seed } = registers.config;
+    return GuestRuntime.resume(
+      { ...common, port: portOf(dialect), content: new PageContent(seed) },
+      registers,
+    );
   };
   try {
     prepareContents(); // while there is time: a guest that arrives stands still

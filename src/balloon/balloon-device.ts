@@ -8,6 +8,7 @@ import {
   VIRTIO_BALLOON_VQ_DEFLATE,
   VIRTIO_BALLOON_VQ_FREE_PAGE,
   VIRTIO_BALLOON_VQ_INFLATE,
+  VIRTIO_BALLOON_VQ_STATS,
 } from '../spec/virtio-balloon.js';
 import { VIRTQ_MAX_SIZE } from '../spec/virtio-ring.js';
 import {
@@ -19,6 +20,7 @@ import {
 } from '../virtqueue/device-queue.js';
 import type { BalloonRegisters } from './balloon-registers.js';
 import { HintSession, type HintSink, nextCommandId } from './hint-session.js';
+import { type GuestStatistics, MOST_STATISTICS_BYTES, parseStatistics } from './statistics.js';
 
 /** What of a device, its registers apart, must be known at the destination for the guest's driver to go on there. */
 export interface BalloonDeviceState {
@@ -40,6 +42,8 @@ export interface BalloonDeviceOptions<Registers extends BalloonRegisters = Ballo
   readonly inflated: PageBitmap;
   /** Whether VIRTIO_F_EVENT_IDX was negotiated. */
   readonly eventIdx: boolean;
+  /** One that is watched; by default a new one. */
+  readonly session?: HintSession | undefined;
   /** The first id; a device that was migrated goes on from where it was. */
   readonly firstId?: number;
   readonly restored?: BalloonDeviceState;
@@ -58,6 +62,7 @@ const QUEUE_COUNT = 4;
 const QUEUE_INDICES = [
   VIRTIO_BALLOON_VQ_INFLATE,
   VIRTIO_BALLOON_VQ_DEFLATE,
+  VIRTIO_BALLOON_VQ_STATS,
   VIRTIO_BALLOON_VQ_FREE_PAGE,
 ] as const;
 
@@ -71,16 +76,22 @@ const QUEUE_INDICES = [
  */
 export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters> {
   readonly registers: Registers;
-  readonly session: HintSession = new HintSession();
+  readonly session: HintSession;
   readonly inflated: PageBitmap;
   /** What the guest did to a ring; the device is NEEDS_RESET and its queues are dead (I6). */
   fault: QueueFault | undefined;
   /** Inflate and deflate entries that named no page of RAM. */
   rejectedBalloonPages = 0;
+  /** What the guest has said of its memory last; undefined until it has, and where there is no queue for it. */
+  statistics: GuestStatistics | undefined;
+  /** The statistics buffer that is kept until the host wants to know more; -1: there is none. */
+  #statisticsHead = -1;
   #frozen = false;
   #nextId: number;
   /** A session was opened, and the guest was not told since that it may release what it has lent for it (V6). */
   #owesDone: boolean;
+  /** It was told when it stood still, and stands still. */
+  #doneUnseen = false;
   /** The host polls and wants no kicks. */
   #suppressed = false;
   /** Where the queues were at the host that this device has come from. */
@@ -91,6 +102,7 @@ export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters
 
   constructor(options: BalloonDeviceOptions<Registers>) {
     this.#options = options;
+    this.session = options.session ?? new HintSession();
     this.inflated = options.inflated;
     this.registers = options.registers;
     this.#nextId = options.restored?.nextId ?? options.firstId ?? FIRST_COMMAND_ID;
@@ -149,11 +161,18 @@ export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters
    */
   freeze(): void {
     this.#frozen = true;
+    this.#doneUnseen ||= this.#owesDone;
     this.showDone();
   }
 
+  /** The guest is about to go on here. It has not seen DONE: pages that it has lent may still be left out (V5). */
   unfreeze(): void {
     this.#frozen = false;
+    if (this.#doneUnseen) {
+      this.#doneUnseen = false;
+      this.#owesDone = true;
+      this.registers.withdrawDone();
+    }
   }
 
   /** Handles up to `limit` elements of the queues; returns how many there were. */
@@ -165,6 +184,7 @@ export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters
     let handled = this.#pollFreePages(now, limit);
     handled += this.#pollBalloon(VIRTIO_BALLOON_VQ_INFLATE, limit - handled);
     handled += this.#pollBalloon(VIRTIO_BALLOON_VQ_DEFLATE, limit - handled);
+    handled += this.#pollStatistics(limit - handled);
     return handled;
   }
 
@@ -176,10 +196,7 @@ export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters
   pollQueue(index: number, now: number, limit: number): number {
     let handled = 0;
     while (handled < limit && !this.#frozen && this.fault === undefined) {
-      const served =
-        index === VIRTIO_BALLOON_VQ_FREE_PAGE
-          ? this.#pollFreePages(now, limit - handled)
-          : this.#pollBalloon(index, limit - handled);
+      const served = this.#pollOne(index, now, limit - handled);
       handled += served;
       if (served === 0 && (this.#suppressed || this.#queue(index)?.enableNotifications() !== true)) {
         break;
@@ -196,6 +213,9 @@ export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters
     this.session.close();
     this.fault = undefined;
     this.#owesDone = false;
+    this.#doneUnseen = false;
+    this.#statisticsHead = -1;
+    this.statistics = undefined;
     this.#suppressed = false;
     this.#restoredQueues = [];
     this.#queues.fill(undefined);
@@ -231,14 +251,48 @@ export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters
     this.registers.requestBallooning(pages);
   }
 
+  /**
+   * Asks the guest for {@link statistics} anew (§ 5.5.6.3); they are there when a later poll has found them. False: it can't
+   * be asked now, because its driver keeps none, or has been asked already.
+   */
+  requestStatistics(): boolean {
+    const head = this.#statisticsHead;
+    const queue = this.#queue(VIRTIO_BALLOON_VQ_STATS);
+    if (head === -1 || queue === undefined || this.#frozen || this.fault !== undefined) {
+      return false;
+    }
+    this.#statisticsHead = -1;
+    this.#returnOne(queue, VIRTIO_BALLOON_VQ_STATS, head);
+    return true;
+  }
+
   saveState(): BalloonDeviceState {
     return {
       // A queue that was not looked at since the device arrived is where it was then.
-      queues: this.#queues.map((queue, i) => queue?.saveState() ?? this.#restoredQueues[i] ?? null),
+      queues: this.#queues.map((queue, i) => this.#queueState(i, queue) ?? this.#restoredQueues[i] ?? null),
       nextId: this.#nextId,
       eventIdx: this.#options.eventIdx,
       owesDone: this.#owesDone,
     };
+  }
+
+  /** A statistics buffer that is kept counts as not taken yet: whoever goes on from here takes it, and reads it, again. */
+  #queueState(index: number, queue: DeviceQueue | undefined): DeviceQueueState | undefined {
+    const state = queue?.saveState();
+    return state !== undefined && index === VIRTIO_BALLOON_VQ_STATS && this.#statisticsHead !== -1
+      ? { ...state, lastAvailIdx: (state.lastAvailIdx - 1) & 0xffff }
+      : state;
+  }
+
+  #pollOne(index: number, now: number, limit: number): number {
+    switch (index) {
+      case VIRTIO_BALLOON_VQ_FREE_PAGE:
+        return this.#pollFreePages(now, limit);
+      case VIRTIO_BALLOON_VQ_STATS:
+        return this.#pollStatistics(limit);
+      default:
+        return this.#pollBalloon(index, limit);
+    }
   }
 
   #queue(index: number): DeviceQueue | undefined {
@@ -320,15 +374,43 @@ export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters
           );
         }
       }
-      queue.pushUsed(element.head, 0);
-      queue.publishUsed();
-      if (queue.needsInterrupt()) {
-        this.registers.interruptQueue(index);
-      }
+      this.#returnOne(queue, index, element.head);
       handled += 1;
     }
     this.#checkFault(queue);
     return handled;
+  }
+
+  #pollStatistics(limit: number): number {
+    const queue = this.#queue(VIRTIO_BALLOON_VQ_STATS);
+    if (queue === undefined || limit <= 0) {
+      return 0;
+    }
+    const element = this.#elements[VIRTIO_BALLOON_VQ_STATS]!;
+    let handled = 0;
+    while (handled < limit && queue.refresh()) {
+      if (queue.next(element) !== NextElement.element) {
+        break;
+      }
+      if (this.#statisticsHead !== -1) {
+        // A driver has one buffer there at the most (§ 5.5.6.3); of one that has more, the last one is kept.
+        this.#returnOne(queue, VIRTIO_BALLOON_VQ_STATS, this.#statisticsHead);
+      }
+      this.#statisticsHead = element.head;
+      this.statistics = parseStatistics(readableBytes(queue, element));
+      handled += 1;
+    }
+    this.#checkFault(queue);
+    return handled;
+  }
+
+  /** Gives one element back to the driver, with nothing written into it. */
+  #returnOne(queue: DeviceQueue, index: number, head: number): void {
+    queue.pushUsed(head, 0);
+    queue.publishUsed();
+    if (queue.needsInterrupt()) {
+      this.registers.interruptQueue(index);
+    }
   }
 
   #balloonPages(queue: DeviceQueue, gpa: number, lengthBytes: number, inflate: boolean): void {
@@ -360,4 +442,19 @@ export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters
       this.registers.needsReset();
     }
   }
+}
+
+/** The first bytes of what the device may read of an element, over all of its segments. */
+function readableBytes(queue: DeviceQueue, element: QueueElement): Uint8Array {
+  const bytes = new Uint8Array(MOST_STATISTICS_BYTES);
+  let length = 0;
+  for (let s = 0; s < element.segmentCount && element.writable[s] === 0; s += 1) {
+    // The length is the guest's word: no more is read than fits (I6).
+    const take = Math.min(element.lengthBytes[s]!, bytes.length - length);
+    for (let i = 0; i < take; i += 1) {
+      bytes[length + i] = queue.readByte(element.gpa[s]! + i);
+    }
+    length += take;
+  }
+  return bytes.subarray(0, length);
 }

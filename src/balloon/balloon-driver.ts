@@ -1,5 +1,4 @@
 import type { GuestMemory } from '../memory/guest-memory.js';
-import { ACTUAL_OFFSET } from '../spec/command-register.js';
 import {
   VIRTIO_BALLOON_ARRAY_PFNS_MAX,
   VIRTIO_BALLOON_VQ_DEFLATE,
@@ -31,6 +30,8 @@ export interface BalloonDriverState {
 
 export interface BalloonDriverOptions {
   readonly port: DevicePort;
+  /** Where in the config space `actual` is, which is up to the dialect. */
+  readonly actualOffset: number;
   readonly inflateQueue: DriverQueue;
   readonly deflateQueue: DriverQueue;
   readonly memory: GuestMemory;
@@ -104,7 +105,7 @@ export class BalloonDriver implements BalloonCommands {
   }
 
   #next(): void {
-    const { pages, port } = this.#options;
+    const { pages, port, actualOffset } = this.#options;
     const difference = this.#target - pages.held;
     if (difference > 0) {
       this.#chunkPages = this.#fillArray(difference, () => pages.take());
@@ -126,7 +127,7 @@ export class BalloonDriver implements BalloonCommands {
       }
     }
     this.#settled = true;
-    port.writeConfig(ACTUAL_OFFSET, pages.held, ExitFeature.ballooning);
+    port.writeConfig(actualOffset, pages.held, ExitFeature.ballooning);
   }
 
   #array(): Uint32Array {

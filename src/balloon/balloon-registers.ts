@@ -15,6 +15,11 @@ export interface BalloonRegisters {
    * {@link requestStop} and before any other {@link requestReport}, once.
    */
   requestDone(): void;
+  /**
+   * The migration goes on after all, and so does the guest, which has stood still since {@link requestDone} and has seen
+   * nothing of it: the id reads as the stop sign again (V5: what it has lent may still be altered).
+   */
+  withdrawDone(): void;
   /** Asks for a balloon of `pages` pages. */
   requestBallooning(pages: number): void;
   /** Raises the interrupt of a queue: elements of it were returned. */

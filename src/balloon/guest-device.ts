@@ -1,7 +1,8 @@
 import type { ControlBuffer } from '../memory/control-buffer.js';
 import { QUEUE_COUNT } from '../memory/control-buffer.js';
 import { BalloonDevice, type BalloonDeviceOptions, type BalloonDeviceState } from './balloon-device.js';
-import { hostRegisters } from './future-registers.js';
+import type { Dialect } from './dialect.js';
+import { hostRegisters, kindOf } from './future-registers.js';
 import type { HostRegisters, RegisterState } from './registers.js';
 import type { RequestInterface } from './request-interface.js';
 
@@ -15,14 +16,21 @@ export interface GuestDeviceState extends BalloonDeviceState {
 
 export interface GuestDeviceOptions extends Omit<BalloonDeviceOptions<HostRegisters>, 'registers'> {
   readonly control: ControlBuffer;
+  /** `command-register` if nothing is said. Of a device that was restored it is in its registers. */
+  readonly dialect?: Dialect;
   /** What it offers, where that is not the mail's register and features. */
   readonly requests?: RequestInterface | undefined;
   /** What another host has left. Its registers are in the control buffer already. */
   readonly restored?: GuestDeviceState;
 }
 
-export function makeGuestDevice({ control, requests, ...options }: GuestDeviceOptions): GuestDevice {
-  const registers = hostRegisters(control, requests ?? options.restored?.registers.offered?.requests);
+export function makeGuestDevice(given: GuestDeviceOptions): GuestDevice {
+  const { control, dialect = 'command-register', requests, ...options } = given;
+  const { restored } = options;
+  const registers = hostRegisters(
+    control,
+    restored === undefined ? { dialect, requests } : kindOf(restored.registers),
+  );
   return new BalloonDevice({ ...options, registers });
 }
 

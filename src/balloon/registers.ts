@@ -36,6 +36,7 @@ import { VIRTIO_BALLOON_F_PAGE_POISON } from '../spec/virtio-balloon.js';
 import { VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET } from '../spec/virtio-ring.js';
 import type { QueueAddresses } from '../virtqueue/layout.js';
 import type { BalloonRegisters } from './balloon-registers.js';
+import type { Dialect } from './dialect.js';
 import { countExit, ExitFeature, type ExitFeatureValue, ExitKind } from './exits.js';
 import type { RequestInterface } from './request-interface.js';
 
@@ -64,6 +65,7 @@ const OFFERED_FEATURES: number = 1 << VIRTIO_BALLOON_F_PAGE_POISON;
  * the host sets a moment later alone.
  */
 export class VcpuTraps implements DevicePort {
+  protected readonly offeredFeatures: number = OFFERED_FEATURES;
   readonly #control: ControlBuffer;
 
   constructor(control: ControlBuffer) {
@@ -140,7 +142,7 @@ export class VcpuTraps implements DevicePort {
     for (let write = 0; write < DRIVER_OK_WRITES; write += 1) {
       countExit(words, ExitFeature.setup, ExitKind.configWrite);
     }
-    words.store(DRIVER_FEATURES, features & OFFERED_FEATURES);
+    words.store(DRIVER_FEATURES, features & this.offeredFeatures);
     words.or(DEVICE_STATUS, VIRTIO_CONFIG_S_DRIVER_OK); // what was written before it counts from here on (P2)
   }
 }
@@ -152,6 +154,7 @@ const DRIVER_OK_WRITES = 2;
 
 /** Registers that travel with the device state. */
 export interface RegisterState {
+  dialect: Dialect;
   cmdReg: number;
   cmdId: number;
   numPages: number;
@@ -166,6 +169,7 @@ export interface RegisterState {
 
 /** The host's own access to the registers; no exit, it is the host's memory. */
 export class HostRegisters implements BalloonRegisters {
+  readonly dialect: Dialect = 'command-register';
   readonly #control: ControlBuffer;
 
   constructor(control: ControlBuffer) {
@@ -192,6 +196,8 @@ export class HostRegisters implements BalloonRegisters {
 
   /** The mail has no DONE: its STOP has given the guest's blocks back already (C13). */
   requestDone(): void {}
+
+  withdrawDone(): void {}
 
   /** No report under any id is wanted any more. The first step of closing a session (I4). */
   invalidateId(): void {
@@ -282,6 +288,7 @@ export class HostRegisters implements BalloonRegisters {
   save(queueCount: number): RegisterState {
     const { words } = this.#control;
     return {
+      dialect: this.dialect,
       cmdReg: words.load(CMD_REG),
       cmdId: words.load(CMD_ID_REG) >>> 0,
       numPages: words.load(NUM_PAGES) >>> 0,

@@ -4,9 +4,9 @@ import type { PageRun } from '../memory/page-bitmap.js';
 import { COMMAND_ID_BYTES, STOP_SIGN } from '../spec/command-register.js';
 import { VIRTIO_BALLOON_VQ_FREE_PAGE } from '../spec/virtio-balloon.js';
 import type { DriverQueue } from '../virtqueue/driver-queue.js';
-import type { ReportCommands } from './command-driver.js';
 import { ExitFeature } from './exits.js';
 import type { DevicePort } from './registers.js';
+import type { HintCommands } from './virtio-driver.js';
 
 /** Where the driver gets free ranges from: by walking the allocator's bitmap, or by taking blocks and holding them. */
 export interface FreeRangeSource {
@@ -79,6 +79,8 @@ export interface ReportDriverOptions {
   readonly pagesPerStep?: number | undefined;
   /** Steps that look at a full ring again before an interrupt is asked for. */
   readonly spinSteps?: number;
+  /** What was held comes back only when the host is done with it (VIRTIO's dialect), not already when a report is to stop. */
+  readonly holdsUntilDone?: boolean | undefined;
   readonly observer?: DeclarationObserver | undefined;
   readonly restored?: ReportDriverState | undefined;
 }
@@ -98,7 +100,7 @@ const MAX_RANGE_PAGES = 2 ** (32 - PAGE_SHIFT) - 1;
  * on the ring before a report ended is forgotten, never sent under a later id (I4). One descriptor is always
  * left for the stop sign (D11), so ending a report needs no room and can't deadlock.
  */
-export class ReportDriver implements ReportCommands {
+export class ReportDriver implements HintCommands {
   readonly counts: ReportCounts = { ranges: 0, rangesDropped: 0, pagesDropped: 0 };
   readonly #options: ReportDriverOptions;
   readonly #range: PageRun = { pfn: 0, pageCount: 0 };
@@ -153,12 +155,19 @@ export class ReportDriver implements ReportCommands {
   stop(): void {
     this.#pendingId = STOP_SIGN;
     this.#range.pageCount = 0;
-    this.#options.source.release();
+    if (this.#options.holdsUntilDone !== true) {
+      this.#options.source.release();
+    }
     if (this.#phase === ReportPhase.id) {
       this.#phase = ReportPhase.idle; // its id was never shown, so there is nothing to end
     } else if (this.#phase === ReportPhase.ranges) {
       this.#phase = ReportPhase.stopSign;
     }
+  }
+
+  done(): void {
+    this.stop();
+    this.#options.source.release();
   }
 
   /** One burst of work. `now` is in milliseconds of the guest's clock. */

@@ -11,8 +11,8 @@ import {
   type CommandDriverState,
   type CommandFeature,
   mailFeatures,
-  type ReportCommands,
 } from './command-driver.js';
+import type { Dialect } from './dialect.js';
 import { ExitFeature, type ExitFeatureValue } from './exits.js';
 import {
   type PolledRegister,
@@ -23,6 +23,7 @@ import {
 } from './polling-driver.js';
 import type { DevicePort } from './registers.js';
 import type { RequestInterface } from './request-interface.js';
+import { type HintCommands, virtioConfig } from './virtio-driver.js';
 
 /** What answers the config interrupt, whatever the design. */
 export interface RequestDriver {
@@ -44,17 +45,27 @@ export type RequestDriverState = CommandDriverState | PollingDriverState | Regis
 
 /** What requests are made of the rest of the driver. */
 export interface RequestHandlers {
-  readonly report: ReportCommands;
+  readonly report: HintCommands;
   readonly balloon: BalloonCommands;
 }
 
-/** The driver that a guest has for `requests`: by default the mail's, with its two features. */
+/** How a guest learns what its host wants. */
+export interface RequestKind {
+  readonly dialect: Dialect;
+  /** A variant of the mail's dialect that is measured beside it. */
+  readonly requests?: RequestInterface | undefined;
+}
+
+/** The driver that a guest has for a kind of requests: VIRTIO's, or the mail's with its two features, or a variant of it. */
 export function makeRequestDriver(
   port: DevicePort,
   { report, balloon }: RequestHandlers,
-  requests: RequestInterface | undefined,
+  { dialect, requests }: RequestKind,
   restored: RequestDriverState | undefined,
 ): RequestDriver {
+  if (dialect === 'virtio') {
+    return new PollingDriver(port, virtioConfig(report, balloon), restored as PollingDriverState | undefined);
+  }
   if (requests === undefined) {
     return new CommandDriver(port, mailFeatures(report, balloon), restored as CommandDriverState | undefined);
   }

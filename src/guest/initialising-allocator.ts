@@ -91,9 +91,10 @@ export class InitialisingAllocator extends BuddyAllocator {
 
   /**
    * The same for a report that holds blocks. They are initialised as they are taken; nobody writes them while they are
-   * held, so what is given back holds its poison already and is not written again.
+   * held, so what is given back holds its poison already and is not written again; but in VIRTIO's dialect (`untilDone`)
+   * the host may alter them until it is done with them, and what is given back before then is written like any other (D9).
    */
-  get forHolding(): BlockSource {
+  forHolding(untilDone: boolean): BlockSource {
     const freePages = (): number => this.freePages;
     const release = (pfn: number, order: number): void => super.release(pfn, order);
     return {
@@ -103,6 +104,12 @@ export class InitialisingAllocator extends BuddyAllocator {
       largestOrder: () => this.largestOrder(),
       allocate: (order) => this.allocate(order),
       releaseRun: (pfn, pageCount) => cutIntoBlocks(pfn, pageCount, release),
+      ...(untilDone
+        ? {
+            releaseEarly: (pfn, pageCount) =>
+              cutIntoBlocks(pfn, pageCount, (start, order) => this.release(start, order)),
+          }
+        : {}),
     };
   }
 }

@@ -1,3 +1,4 @@
+import { MOST_STATISTICS_BYTES } from '../balloon/statistics.js';
 import { alignUp, PAGE_SIZE } from '../memory/page.js';
 import { bitmapWords } from '../memory/page-bitmap.js';
 import { COMMAND_ID_BYTES } from '../spec/command-register.js';
@@ -15,7 +16,7 @@ export interface MetadataOptions {
   readonly ringSize: number;
 }
 
-/** Size of the inflate and of the deflate queue: one chunk is in flight at a time. */
+/** Size of the inflate, the deflate and the statistics queue: one buffer is in flight at a time. */
 const BALLOON_RING_SIZE = 8;
 
 /**
@@ -24,7 +25,8 @@ const BALLOON_RING_SIZE = 8;
  * ```
  *   free page queue   descriptors, available ring, used ring      ringSize × 26 bytes
  *   markers           4 bytes a descriptor: ids and stop signs    ringSize × 4
- *   inflate queue, deflate queue, array of pfns                   a page each
+ *   inflate queue, deflate queue, array of pfns                   a page each; behind the array, in its page:
+ *     statistics queue, its buffer                                VIRTIO's dialect only
  *   allocator         free bitmap, then a bitmap for each order   3 bits a page
  *   held, ballooned   what the driver took from the allocator     1 bit a page each
  *   workload          pages that the workload owns                128 KiB
@@ -39,6 +41,8 @@ export interface GuestMetadata {
   readonly inflateQueue: QueueAddresses;
   readonly deflateQueue: QueueAddresses;
   readonly balloonArrayGpa: number;
+  readonly statisticsQueue: QueueAddresses;
+  readonly statisticsGpa: number;
   readonly allocator: AllocatorAddresses;
   readonly heldGpa: number;
   readonly balloonedGpa: number;
@@ -59,7 +63,9 @@ export function layOutMetadata(gpa: number, options: MetadataOptions): GuestMeta
   const markersGpa = area(ringSize * COMMAND_ID_BYTES);
   const inflateQueue = packQueue(area(packedQueueBytes(BALLOON_RING_SIZE)), BALLOON_RING_SIZE);
   const deflateQueue = packQueue(area(packedQueueBytes(BALLOON_RING_SIZE)), BALLOON_RING_SIZE);
-  const balloonArrayGpa = area(VIRTIO_BALLOON_ARRAY_PFNS_MAX * 4);
+  const statisticsOffset = VIRTIO_BALLOON_ARRAY_PFNS_MAX * 4 + packedQueueBytes(BALLOON_RING_SIZE);
+  const balloonArrayGpa = area(statisticsOffset + MOST_STATISTICS_BYTES);
+  const statisticsQueue = packQueue(balloonArrayGpa + VIRTIO_BALLOON_ARRAY_PFNS_MAX * 4, BALLOON_RING_SIZE);
   const freeGpa = area(bitmapWords(pfnSpan) * 4);
   const orderGpa = Array.from({ length: MAX_ORDER + 1 }, (_, order) =>
     area(bitmapWords(blocksOf(pfnSpan, order)) * 4),
@@ -76,6 +82,8 @@ export function layOutMetadata(gpa: number, options: MetadataOptions): GuestMeta
     inflateQueue,
     deflateQueue,
     balloonArrayGpa,
+    statisticsQueue,
+    statisticsGpa: balloonArrayGpa + statisticsOffset,
     allocator: { freeGpa, orderGpa },
     heldGpa,
     balloonedGpa,

@@ -72,6 +72,8 @@ export interface BlockSource {
   largestOrder(): number;
   allocate(order: number): number;
   releaseRun(pfn: number, pageCount: number): void;
+  /** The same of pages whose contents the host may still alter: who expects something of them writes it first (D9). */
+  releaseEarly?(pfn: number, pageCount: number): void;
 }
 
 /**
@@ -174,7 +176,12 @@ export class HoldSource implements FreeRangeSource {
   #giveBackBlock(pfn: number, order: number): void {
     // Dropped blocks within it are the guest's from here on: what is taken of them later is held anew.
     this.#dropped = this.#dropped.filter((block) => block.pfn < pfn || block.pfn >= pfn + 2 ** order);
-    this.#giveBack(pfn, 2 ** order);
+    this.#held.clearRange(pfn, 2 ** order);
+    if (this.#allocator.releaseEarly === undefined) {
+      this.#allocator.releaseRun(pfn, 2 ** order);
+    } else {
+      this.#allocator.releaseEarly(pfn, 2 ** order);
+    }
   }
 
   #giveBack(pfn: number, pageCount: number): void {

@@ -1,9 +1,12 @@
 import { BalloonDriver, type BalloonDriverState, type BalloonPages } from '../balloon/balloon-driver.js';
+import type { Dialect } from '../balloon/dialect.js';
 import { ExitFeature } from '../balloon/exits.js';
 import type { DevicePort } from '../balloon/registers.js';
 import { ReportDriver, type ReportDriverState, ReportStep } from '../balloon/report-driver.js';
 import { makeRequestDriver, type RequestDriver, type RequestDriverState } from '../balloon/request-driver.js';
 import type { RequestInterface } from '../balloon/request-interface.js';
+import type { GuestStatistics } from '../balloon/statistics.js';
+import { StatisticsDriver } from '../balloon/statistics-driver.js';
 import {
   type ControlBuffer,
   FREE_PAGES,
@@ -23,12 +26,17 @@ import { PAGE_SIZE, pfnOf } from '../memory/page.js';
 import { bitmapWords, PageBitmap } from '../memory/page-bitmap.js';
 import type { WordMapper } from '../memory/shared-words.js';
 import type { WriteOracle } from '../memory/write-oracle.js';
-import { POISON_VAL_OFFSET } from '../spec/command-register.js';
+import { ACTUAL_OFFSET, POISON_VAL_OFFSET } from '../spec/command-register.js';
 import {
+  VIRTIO_BALLOON_CONFIG_ACTUAL,
+  VIRTIO_BALLOON_CONFIG_POISON_VAL,
+  VIRTIO_BALLOON_F_FREE_PAGE_HINT,
   VIRTIO_BALLOON_F_PAGE_POISON,
+  VIRTIO_BALLOON_F_STATS_VQ,
   VIRTIO_BALLOON_VQ_DEFLATE,
   VIRTIO_BALLOON_VQ_FREE_PAGE,
   VIRTIO_BALLOON_VQ_INFLATE,
+  VIRTIO_BALLOON_VQ_STATS,
 } from '../spec/virtio-balloon.js';
 import { DriverQueue, type DriverQueueState } from '../virtqueue/driver-queue.js';
 import { BuddyAllocator } from './buddy-allocator.js';
@@ -51,6 +59,8 @@ export type ReportMode = (typeof REPORT_MODES)[number];
 
 /** How the guest is built and what it does. The same at the source and at the destination. */
 export interface GuestConfig {
+  /** Which its balloon driver speaks. */
+  readonly dialect: Dialect;
   readonly metadataGpa: number;
   readonly ringSize: number;
   readonly eventIdx: boolean;
@@ -75,6 +85,7 @@ export interface VcpuRegisters {
   readonly command: RequestDriverState;
   readonly report: ReportDriverState;
   readonly balloon: BalloonDriverState;
+  /** Of free pages, inflate, deflate; and of statistics, where there are any. */
   readonly queues: readonly DriverQueueState[];
   /** By the kind of the workload in `config`. */
   readonly workload: WorkloadState | ReplayState;
@@ -137,6 +148,7 @@ export class GuestRuntime {
   readonly #command: RequestDriver;
   readonly #balloon: BalloonDriver;
   readonly #balloonPages: BalloonPages;
+  readonly #statistics: StatisticsDriver | undefined;
   readonly #workload: Workload | TraceReplay;
   readonly #queues: readonly DriverQueue[];
   readonly #hold: HoldSource | undefined;
@@ -179,9 +191,11 @@ export class GuestRuntime {
     const freePageQueue = queue(0, metadata.freePageQueue);
     const inflateQueue = queue(1, metadata.inflateQueue);
     const deflateQueue = queue(2, metadata.deflateQueue);
-    this.#queues = [freePageQueue, inflateQueue, deflateQueue];
+    const isVirtio = config.dialect === 'virtio';
+    const statisticsQueue = isVirtio ? queue(3, metadata.statisticsQueue) : undefined;
+    this.#queues = [freePageQueue, inflateQueue, deflateQueue, ...(statisticsQueue ? [statisticsQueue] : [])];
     if (config.reportMode === 'hold') {
-      const blocks = this.#initialising?.forHolding ?? this.allocator;
+      const blocks = this.#initialising?.forHolding(isVirtio) ?? this.allocator;
       this.#hold = new HoldSource(blocks, this.held, config.minOrder, RESERVE_PAGES);
     }
     const source = this.#hold ?? new WalkSource(this.allocator.free, memory.layout, config.minOrder);
@@ -196,12 +210,14 @@ export class GuestRuntime {
       rangesPerStep: RANGES_PER_STEP,
       pagesPerStep: initialises && this.#hold !== undefined ? INITIALISED_PER_STEP : undefined,
       spinSteps: SPIN_STEPS,
+      holdsUntilDone: isVirtio,
       observer: oracle,
       restored: registers?.report,
     });
     this.#balloonPages = this.#makeBalloonPages(registers?.balloonedPages ?? 0);
     this.#balloon = new BalloonDriver({
       port,
+      actualOffset: isVirtio ? VIRTIO_BALLOON_CONFIG_ACTUAL : ACTUAL_OFFSET,
       inflateQueue,
       deflateQueue,
       memory,
@@ -211,7 +227,17 @@ export class GuestRuntime {
       restored: registers?.balloon,
     });
     const handlers = { report: this.report, balloon: this.#balloon };
-    this.#command = makeRequestDriver(port, handlers, config.requests, registers?.command);
+    this.#command = makeRequestDriver(port, handlers, config, registers?.command);
+    this.#statistics =
+      statisticsQueue &&
+      new StatisticsDriver({
+        port,
+        queue: statisticsQueue,
+        memory,
+        bufferGpa: metadata.statisticsGpa,
+        wrote,
+        collect: () => this.#collectStatistics(),
+      });
     this.#workload =
       config.workload.kind === 'trace'
         ? new TraceReplay(
@@ -233,7 +259,11 @@ export class GuestRuntime {
       port.setQueue(VIRTIO_BALLOON_VQ_FREE_PAGE, metadata.freePageQueue);
       port.setQueue(VIRTIO_BALLOON_VQ_INFLATE, metadata.inflateQueue);
       port.setQueue(VIRTIO_BALLOON_VQ_DEFLATE, metadata.deflateQueue);
-      negotiatePoison(port, config.pagePoison);
+      if (isVirtio) {
+        port.setQueue(VIRTIO_BALLOON_VQ_STATS, metadata.statisticsQueue);
+      }
+      negotiate(port, config);
+      this.#statistics?.begin();
     }
     this.#showCounters();
   }
@@ -275,6 +305,9 @@ export class GuestRuntime {
     }
     const report = (withheld & Withheld.report) === 0 ? this.report.step(now) : ReportStep.waiting;
     const ballooning = this.#balloon.busy && this.#balloon.step();
+    if ((withheld & Withheld.rest) === 0) {
+      this.#statistics?.step();
+    }
     const idleMs = this.#workload.step(now);
     this.#showCounters();
     if (report === ReportStep.working || ballooning || (withheld & Withheld.rest) !== 0) {
@@ -282,6 +315,16 @@ export class GuestRuntime {
     }
     // A full ring is looked at again every millisecond, for its deadline; the interrupt comes sooner.
     return report === ReportStep.waiting || withheld !== Withheld.nothing ? Math.min(1, idleMs) : idleMs;
+  }
+
+  /** Pages for the guest's own use; where memory is short, of those that are held for hints. -1: there are none. */
+  allocate(order: number): number {
+    for (;;) {
+      const pfn = this.allocator.allocate(order);
+      if (pfn !== -1 || this.#hold === undefined || !this.#hold.shrink()) {
+        return pfn;
+      }
+    }
   }
 
   /**
@@ -382,6 +425,17 @@ export class GuestRuntime {
     );
   }
 
+  /** Held blocks are nobody's: programs could have them without swapping, though they are not free now. */
+  #collectStatistics(): GuestStatistics {
+    const { freePages } = this.allocator;
+    const { pageCount } = this.#options.memory.layout;
+    return {
+      freeBytes: freePages * PAGE_SIZE,
+      totalBytes: pageCount * PAGE_SIZE,
+      availableBytes: (freePages + this.held.count()) * PAGE_SIZE,
+    };
+  }
+
   #replayHost(): ReplayHost {
     const { allocator, ledger } = this;
     return {
@@ -402,14 +456,7 @@ export class GuestRuntime {
     const slots = ram.uint32(workloadGpa, WORKLOAD_SLOTS * 2);
     return {
       slots,
-      allocate: (order) => {
-        for (;;) {
-          const pfn = allocator.allocate(order);
-          if (pfn !== -1 || this.#hold === undefined || !this.#hold.shrink()) {
-            return pfn;
-          }
-        }
-      },
+      allocate: (order) => this.allocate(order),
       release: (pfn, order) => allocator.release(pfn, order),
       write: (pfn, version) => ledger.write(pfn, version),
       wroteSlot: (index) => ram.wrote(workloadGpa + index * 8, 8),
@@ -456,16 +503,18 @@ export class GuestRuntime {
 }
 
 /**
- * Ends the set-up of the device. A driver that will not initialise what it frees does not accept the feature (P4); one
- * that will has said with what before (P2).
+ * Ends the set-up of the device. A driver that will not initialise what it frees does not accept poisoning (P4); one
+ * that will has said with what before (P2). The mail's dialect has no other feature bits: its reports are what it is.
  */
-function negotiatePoison(port: DevicePort, poison: number | undefined): void {
-  if (poison === undefined) {
-    port.driverOk(0);
-  } else {
-    port.writeConfig(POISON_VAL_OFFSET, poison, ExitFeature.setup);
-    port.driverOk(1 << VIRTIO_BALLOON_F_PAGE_POISON);
+function negotiate(port: DevicePort, { dialect, pagePoison }: GuestConfig): void {
+  const isVirtio = dialect === 'virtio';
+  let features = isVirtio ? (1 << VIRTIO_BALLOON_F_STATS_VQ) | (1 << VIRTIO_BALLOON_F_FREE_PAGE_HINT) : 0;
+  if (pagePoison !== undefined) {
+    const offset = isVirtio ? VIRTIO_BALLOON_CONFIG_POISON_VAL : POISON_VAL_OFFSET;
+    port.writeConfig(offset, pagePoison, ExitFeature.setup);
+    features |= 1 << VIRTIO_BALLOON_F_PAGE_POISON;
   }
+  port.driverOk(features);
 }
 
 /** The guest's tables begin as zeroes, whatever the machine had at their place. */

@@ -30,11 +30,13 @@ import type { SharedWords, WordMapper } from './shared-words.js';
  *    21  REPLAY_SAMPLE     guest                 the last sample of its trace that a guest that replays one has reached
  *    22  REPLAY_MS         guest                 where in the trace it is, whole ms
  *    23  REPLAY_SKIPPED    guest                 changes of the trace that could not be made (wraps)
+ *    24  CMD_ID_SEEN       guest by traps        VIRTIO's dialect: CMD_ID_REG as the guest has last read it
  *    25  PAGES_WRITTEN     guest (add)           pages written by the workload (wraps)
  *    26  FREE_PAGES        guest                 pages that its allocator has free
  *    27  RANGES_REPORTED   guest (add)           ranges put on the free page queue (wraps)
  *    28  RANGES_DROPPED    guest (add)           ranges dropped because the ring stayed full (wraps)
  *    29  PAGES_DROPPED     guest (add)           pages in those
+ *    30  NUM_PAGES_SEEN    guest by traps        the same of NUM_PAGES
  *    32  QUEUES            guest by traps        4 queues × 8 words: desc, avail, used (lo, hi each), size, ready
  *    64  EXITS             guest by traps (add)  features × kinds of VM exit (balloon/exits.ts)
  *    96  STOPPED_AT        guest                 float64: when the vCPU last stopped, ms since the epoch
@@ -68,11 +70,13 @@ export const CHECK_BAD_PFN = 20;
 export const REPLAY_SAMPLE = 21;
 export const REPLAY_MS = 22;
 export const REPLAY_SKIPPED = 23;
+export const CMD_ID_SEEN = 24;
 export const PAGES_WRITTEN = 25;
 export const FREE_PAGES = 26;
 export const RANGES_REPORTED = 27;
 export const RANGES_DROPPED = 28;
 export const PAGES_DROPPED = 29;
+export const NUM_PAGES_SEEN = 30;
 export const QUEUES = 32;
 export const QUEUE_WORDS = 8;
 export const QUEUE_COUNT = 4;

@@ -262,15 +262,16 @@ export class DeviceQueue {
   /** The le32 at `gpa`, byte by byte: the guest need not have aligned it, and it may straddle two segments. */
   readLe32(gpa: number): number {
     return (
-      (this.#byte(gpa) |
-        (this.#byte(gpa + 1) << 8) |
-        (this.#byte(gpa + 2) << 16) |
-        (this.#byte(gpa + 3) << 24)) >>>
+      (this.readByte(gpa) |
+        (this.readByte(gpa + 1) << 8) |
+        (this.readByte(gpa + 2) << 16) |
+        (this.readByte(gpa + 3) << 24)) >>>
       0
     );
   }
 
-  #byte(gpa: number): number {
+  /** The byte at `gpa`; 0 where there is no RAM. */
+  readByte(gpa: number): number {
     const segment = this.#memory.segmentOf(gpa, 1);
     return segment === undefined ? 0 : segment.bytes[gpa - segment.startGpa]!;
   }

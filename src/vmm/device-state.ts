@@ -1,12 +1,14 @@
 import { z } from 'zod';
 import type { BalloonDriverState } from '../balloon/balloon-driver.js';
 import type { CommandDriverState } from '../balloon/command-driver.js';
+import { DIALECTS } from '../balloon/dialect.js';
 import type { GuestDeviceState } from '../balloon/guest-device.js';
 import type { PollingDriverState } from '../balloon/polling-driver.js';
 import type { RegisterState } from '../balloon/registers.js';
 import { type ReportDriverState, ReportPhase } from '../balloon/report-driver.js';
 import type { RequestDriverState } from '../balloon/request-driver.js';
 import { REQUEST_DESIGNS, type RequestInterface } from '../balloon/request-interface.js';
+import { VIRTIO_OFFERED_FEATURES } from '../balloon/virtio-registers.js';
 import { LacunaError, messageOf } from '../errors.js';
 import { MAX_ORDER } from '../guest/buddy-allocator.js';
 import type { PoisonFailures } from '../guest/initialising-allocator.js';
@@ -128,12 +130,13 @@ const queueAddresses = exactly<QueueAddresses>()(
 
 const registerState = exactly<RegisterState>()(
   z.strictObject({
+    dialect: z.enum(DIALECTS),
     cmdReg: bitsOf(REQUEST_BITS),
     cmdId: word,
     numPages: word,
     actual: word,
     status: bitsOf(VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_NEEDS_RESET),
-    features: bitsOf(1 << VIRTIO_BALLOON_F_PAGE_POISON),
+    features: bitsOf(VIRTIO_OFFERED_FEATURES),
     poisonVal: word,
     queues: z.array(queueAddresses.nullable()).length(QUEUE_COUNT),
     offered: z.exactOptional(
@@ -187,6 +190,7 @@ const workloadSpec = exactly<WorkloadSpec>()(
 
 const guestConfig = exactly<GuestConfig>()(
   z.strictObject({
+    dialect: z.enum(DIALECTS),
     metadataGpa: count.multipleOf(PAGE_SIZE),
     ringSize: z.int().refine(isQueueSize, 'is no size of a queue'),
     eventIdx: z.boolean(),
@@ -294,7 +298,7 @@ const vcpuRegisters = exactly<VcpuRegisters>()(
     command: requestDriverState,
     report: reportDriverState,
     balloon: balloonDriverState,
-    queues: z.array(driverQueueState).length(3),
+    queues: z.array(driverQueueState).min(3).max(4),
     workload: z.union([workloadState, replayState]),
     blocksByOrder: z.array(count).length(MAX_ORDER + 1),
     balloonedPages: count,
@@ -397,6 +401,8 @@ function pageNumber(inflated: readonly unknown[], i: number): number {
 }
 
 const CONFIG = 'vcpu.registers.config';
+/** Of the mail's dialect. */
+const MAIL_FEATURES = 1 << VIRTIO_BALLOON_F_PAGE_POISON;
 
 /** What the guest is, against its device and the machine that it arrives in. */
 function checkConfig(config: GuestConfig, device: GuestDeviceState, { layout, trace }: ArrivalPlace): void {
@@ -412,6 +418,16 @@ function checkConfig(config: GuestConfig, device: GuestDeviceState, { layout, tr
   }
   if (config.eventIdx !== device.eventIdx) {
     throw defect(`${CONFIG}.eventIdx`, "is not the device's");
+  }
+  const { registers } = device;
+  if (config.dialect !== registers.dialect) {
+    throw defect(`${CONFIG}.dialect`, "is not the device's");
+  }
+  if (config.dialect === 'virtio' && (config.requests !== undefined || registers.cmdReg !== 0)) {
+    throw defect('device.registers', 'are of the mail, and the dialect is virtio');
+  }
+  if (config.dialect !== 'virtio' && (registers.features & ~MAIL_FEATURES) !== 0) {
+    throw defect('device.registers.features', "are VIRTIO's, and the dialect is another");
   }
   if (!sameRequests(config.requests, device.registers.offered?.requests)) {
     throw defect(`${CONFIG}.requests`, "is not what the device's registers offer");
@@ -438,6 +454,13 @@ const COMMAND = 'vcpu.registers.command';
 
 /** The driver of requests is of the design that the guest was built with, and has no more to serve than it can. */
 function checkRequestDriver({ config, command }: VcpuRegisters): void {
+  if (config.dialect === 'virtio') {
+    if (!('next' in command)) {
+      throw defect(COMMAND, 'is not the state of a driver for virtio');
+    }
+    checkPollingDriver(COMMAND, command, VIRTIO_CONFIG_READS);
+    return;
+  }
   const { design, ballooning, reporting, futureFeatures } = config.requests ?? MAIL_REQUESTS;
   const registerAndPolling = design === 'register-and-polling';
   const futureBits = FUTURE_BITS.slice(0, futureFeatures).reduce((bits, bit) => bits | bit, 0);
@@ -457,6 +480,9 @@ function checkRequestDriver({ config, command }: VcpuRegisters): void {
     throw defect(COMMAND, `is not the state of a driver for ${design}`);
   }
 }
+
+/** The id and the balloon's target: what VIRTIO's driver reads at a config interrupt. */
+const VIRTIO_CONFIG_READS = 2;
 
 /** What a guest without any of its own has. */
 const MAIL_REQUESTS: RequestInterface = {
@@ -485,11 +511,16 @@ function checkPollingDriver(field: string, { next, last }: PollingDriverState, r
 /** The rest of what the guest says of itself, against its RAM. */
 function checkGuest(registers: VcpuRegisters, { layout, trace }: ArrivalPlace): void {
   const { config, queues, report, blocksByOrder, balloonedPages, workload } = registers;
-  const { freePageQueue, inflateQueue, deflateQueue } = layOutMetadata(config.metadataGpa, {
-    pfnSpan: layout.pfnSpan,
-    ringSize: config.ringSize,
-  });
-  [freePageQueue, inflateQueue, deflateQueue].forEach(({ size }, i) => {
+  const metadata = layOutMetadata(config.metadataGpa, { pfnSpan: layout.pfnSpan, ringSize: config.ringSize });
+  const { freePageQueue, inflateQueue, deflateQueue, statisticsQueue } = metadata;
+  const driven = [freePageQueue, inflateQueue, deflateQueue];
+  if (config.dialect === 'virtio') {
+    driven.push(statisticsQueue);
+  }
+  if (queues.length !== driven.length) {
+    throw defect('vcpu.registers.queues', `are ${queues.length}, and ${config.dialect} has ${driven.length}`);
+  }
+  driven.forEach(({ size }, i) => {
     const { freeCount } = queues[i]!;
     if (freeCount > size) {
       throw defect(`vcpu.registers.queues[${i}].freeCount`, `is ${freeCount}, of ${size} descriptors`);
@@ -537,6 +568,7 @@ export function prepareDeviceState(): void {
   const queue = { freeHead: 0, freeTail: 7, freeCount: 8, availIdx: 0, publishedIdx: 0, lastUsedIdx: 0 };
   const registers: VcpuRegisters = {
     config: {
+      dialect: 'command-register',
       metadataGpa: 0,
       ringSize: 8,
       eventIdx: true,
@@ -571,6 +603,7 @@ export function prepareDeviceState(): void {
     version: STATE_VERSION,
     device: {
       registers: {
+        dialect: 'command-register',
         cmdReg: 0,
         cmdId: 0,
         numPages: 0,

@@ -1,4 +1,4 @@
-import { hostRegisters } from '../balloon/future-registers.js';
+import { hostRegisters, kindOf } from '../balloon/future-registers.js';
 import { LacunaError } from '../errors.js';
 import type { GuestTrace } from '../guest/trace.js';
 import { ControlBuffer, EventWord, VCPU_STATE, VcpuRequest, VcpuState } from '../memory/control-buffer.js';
@@ -79,7 +79,7 @@ export function receivingVm(data: DestinationThreadData): DestinationVm {
 export function loadIntoControl(control: ControlBuffer, bytes: Uint8Array, place: ArrivalPlace): void {
   const state = parseDeviceState(bytes, place);
   const { registers } = state.device;
-  hostRegisters(control, registers.offered?.requests).restore(registers);
+  hostRegisters(control, kindOf(registers)).restore(registers);
   if (!control.writeState(new TextEncoder().encode(state.vcpu))) {
     throw new LacunaError(
       'DEVICE_STATE_INVALID',

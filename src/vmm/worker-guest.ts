@@ -1,3 +1,4 @@
+import type { Dialect } from '../balloon/dialect.js';
 import { type ExitTable, readExits } from '../balloon/exits.js';
 import {
   type GuestDevice,
@@ -7,6 +8,7 @@ import {
 } from '../balloon/guest-device.js';
 import { HintState } from '../balloon/hint-session.js';
 import type { RequestInterface } from '../balloon/request-interface.js';
+import type { GuestStatistics } from '../balloon/statistics.js';
 import { LacunaError } from '../errors.js';
 import { type FreeMemoryMode, findMetadataPlace, type GuestImage } from '../guest/image.js';
 import { type GuestConfig, mapDirtyLog, type ReportMode, type SelfCheck } from '../guest/runtime.js';
@@ -67,6 +69,8 @@ export interface WorkerGuestOptions extends HostingOptions {
   readonly memory: SharedGuestMemory;
   /** The word that the host waits on. */
   readonly event: EventWord;
+  /** Which its balloon driver and its device speak: `command-register` (the mail's) if nothing is said, or `virtio`. */
+  readonly dialect?: Dialect;
   readonly freeMemory?: FreeMemoryMode;
   readonly workload?: WorkloadSpec;
   readonly reportMode?: ReportMode;
@@ -77,7 +81,7 @@ export interface WorkerGuestOptions extends HostingOptions {
   readonly eventIdx?: boolean;
   readonly ringDeadlineMs?: number;
   readonly seed?: number;
-  /** What the device offers to request, where that is not the mail's command register and features. */
+  /** What the device offers to request, where that is not the mail's command register and features. Not with `virtio`. */
   readonly requests?: RequestInterface;
   /** Every page that the guest's allocator hands out is zeroed first, as with Linux's `init_on_alloc=1`. */
   readonly initOnAlloc?: boolean;
@@ -194,7 +198,15 @@ export class WorkerGuest implements SourceVm {
         `pagePoison ${pagePoison}: a whole number of 32 bits, 0 to 4294967295`,
       );
     }
+    const dialect = options.dialect ?? 'command-register';
+    if (dialect === 'virtio' && options.requests !== undefined) {
+      throw new LacunaError(
+        'INVALID_ARGUMENT',
+        "requests are variants of the mail's register: leave them out, or use the dialect command-register",
+      );
+    }
     const config: GuestConfig = {
+      dialect,
       metadataGpa: findMetadataPlace(atomicMapper, options.image, ringSize),
       ringSize,
       eventIdx: options.eventIdx ?? true,
@@ -213,7 +225,7 @@ export class WorkerGuest implements SourceVm {
       { image: options.image, config, freeMemory: options.freeMemory ?? 'captured' },
       options,
     );
-    guest.#device = guest.#makeDevice(config.eventIdx, undefined, config.requests);
+    guest.#device = guest.#makeDevice(config);
     await guest.#thread.up;
     return guest;
   }
@@ -237,7 +249,7 @@ export class WorkerGuest implements SourceVm {
     for (let i = 0; i + 1 < inflated.length; i += 2) {
       this.#inflated.setRange(inflated[i]!, inflated[i + 1]!);
     }
-    this.#device = this.#makeDevice(device.eventIdx, device);
+    this.#device = this.#makeDevice({ eventIdx: device.eventIdx, restored: device });
     if (isServed) {
       void this.#serveDevice();
     }
@@ -350,6 +362,29 @@ export class WorkerGuest implements SourceVm {
   }
 
   /**
+   * Asks the guest what it has to say of its memory, and waits for the answer. Throws UNSUPPORTED for a guest whose dialect
+   * has no statistics, GUEST_FAILED if it does not answer.
+   */
+  async statistics(): Promise<GuestStatistics> {
+    const device = this.#device!;
+    if (device.registers.dialect !== 'virtio') {
+      throw new LacunaError(
+        'UNSUPPORTED',
+        'statistics are of the virtio dialect: boot the guest with it to ask for them',
+      );
+    }
+    // The first buffer may be on its way still; whoever serves the device finds it.
+    let before: GuestStatistics | undefined;
+    const asked = (): boolean => {
+      before = device.statistics;
+      return device.requestStatistics();
+    };
+    await this.#until(asked, "the guest's statistics buffer");
+    await this.#until(() => device.statistics !== before, 'statistics from the guest');
+    return device.statistics!;
+  }
+
+  /**
    * Has the guest report its free pages to nobody, as often as it takes for its driver's code to be compiled. A real
    * guest's driver always is; a benchmark that begins with a cold one measures V8's compiler.
    */
@@ -369,7 +404,8 @@ export class WorkerGuest implements SourceVm {
       device.openSession({ hint: () => true }, performance.now());
       await polled(() => device.session.state === HintState.done, 'a report');
       device.closeSession(performance.now());
-      await polled(() => device.registers.pending === 0, 'the acknowledgement of a stop');
+      device.showDone(); // and what was held comes back, so that the next report is of the same pages
+      await polled(() => device.registers.pending === 0, 'the guest to hear of a stop');
     }
     device.armNotifications();
   }
@@ -424,11 +460,17 @@ export class WorkerGuest implements SourceVm {
     await this.#thread.kill();
   }
 
-  #makeDevice(
-    eventIdx: boolean,
-    restored: GuestDeviceState | undefined,
-    requests?: RequestInterface,
-  ): GuestDevice {
+  #makeDevice({
+    eventIdx,
+    dialect = 'command-register',
+    requests,
+    restored,
+  }: {
+    eventIdx: boolean;
+    dialect?: Dialect;
+    requests?: RequestInterface;
+    restored?: GuestDeviceState;
+  }): GuestDevice {
     return makeGuestDevice({
       memory: this.memory,
       map: atomicMapper,
@@ -436,6 +478,7 @@ export class WorkerGuest implements SourceVm {
       log: this.log,
       inflated: this.#inflated,
       eventIdx,
+      dialect,
       requests,
       ...(restored === undefined ? {} : { restored }),
     });

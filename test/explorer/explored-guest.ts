@@ -1,11 +1,16 @@
-import { CommandDriver, type CommandDriverState, mailFeatures } from '../../src/balloon/command-driver.js';
-import { VcpuTraps } from '../../src/balloon/registers.js';
+import type { Dialect } from '../../src/balloon/dialect.js';
+import { trapsOf } from '../../src/balloon/future-registers.js';
 import {
   type FreeRangeSource,
   ReportDriver,
   type ReportDriverState,
   ReportStep,
 } from '../../src/balloon/report-driver.js';
+import {
+  makeRequestDriver,
+  type RequestDriver,
+  type RequestDriverState,
+} from '../../src/balloon/request-driver.js';
 import { BuddyAllocator } from '../../src/guest/buddy-allocator.js';
 import type { PageContent } from '../../src/guest/content.js';
 import { GuestRam } from '../../src/guest/guest-ram.js';
@@ -89,13 +94,14 @@ export class TinyContent {
 
 /** What of the guest does not lie in its RAM. */
 export interface GuestState {
-  readonly command: CommandDriverState;
+  readonly command: RequestDriverState;
   readonly report: ReportDriverState;
   readonly queue: DriverQueueState;
   readonly blocksByOrder: readonly number[];
 }
 
 export interface GuestParts {
+  readonly dialect: Dialect;
   readonly memory: GuestMemory;
   readonly control: ControlBuffer;
   /** Words of the dirty log. */
@@ -124,7 +130,7 @@ export const FIRST_VERSION = 1;
  * ledger, over a few pages of RAM. It does nothing by itself; the world says what it does next.
  */
 export class ExploredGuest {
-  readonly command: CommandDriver;
+  readonly command: RequestDriver;
   readonly report: ReportDriver;
   readonly queue: DriverQueue;
   readonly allocator: BuddyAllocator;
@@ -153,7 +159,7 @@ export class ExploredGuest {
       observer as unknown as WriteOracle,
     );
     this.queue = new DriverQueue(memory, map, log, tables.queue, parts.eventIdx, restored?.queue);
-    const port = new VcpuTraps(control);
+    const port = trapsOf(control, parts.dialect);
     if (parts.reportMode === 'hold') {
       this.hold = new HoldSource(this.allocator, this.held, 0, 0);
     }
@@ -168,14 +174,12 @@ export class ExploredGuest {
       ringDeadlineMs: 1000,
       rangesPerStep: 1,
       spinSteps: 0,
+      holdsUntilDone: parts.dialect === 'virtio',
       observer,
       restored: restored?.report,
     });
-    this.command = new CommandDriver(
-      port,
-      mailFeatures(this.report, { setTarget: () => {} }),
-      restored?.command,
-    );
+    const handlers = { report: this.report, balloon: { setTarget: () => {} } };
+    this.command = makeRequestDriver(port, handlers, { dialect: parts.dialect }, restored?.command);
     if (restored === undefined) {
       this.queue.disableInterrupts();
       port.setQueue(VIRTIO_BALLOON_VQ_FREE_PAGE, tables.queue);

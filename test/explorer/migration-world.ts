@@ -1,4 +1,6 @@
+import type { Dialect } from '../../src/balloon/dialect.js';
 import { ExitFeature } from '../../src/balloon/exits.js';
+import { trapsOf } from '../../src/balloon/future-registers.js';
 import {
   type GuestDevice,
   type GuestDeviceState,
@@ -6,7 +8,6 @@ import {
   saveGuestDevice,
 } from '../../src/balloon/guest-device.js';
 import { type HintSession, type HintSink, HintState } from '../../src/balloon/hint-session.js';
-import { VcpuTraps } from '../../src/balloon/registers.js';
 import type { LacunaError } from '../../src/errors.js';
 import type { ReportMode } from '../../src/guest/runtime.js';
 import {
@@ -32,7 +33,12 @@ import { AGAIN, PrecopySource } from '../../src/migration/precopy.js';
 import { Receiver } from '../../src/migration/receiver.js';
 import type { DestinationVm, HintDevice, SourceVm } from '../../src/migration/vm.js';
 import { POISON_VAL_OFFSET } from '../../src/spec/command-register.js';
-import { VIRTIO_BALLOON_F_PAGE_POISON } from '../../src/spec/virtio-balloon.js';
+import {
+  VIRTIO_BALLOON_CMD_ID_DONE,
+  VIRTIO_BALLOON_CONFIG_POISON_VAL,
+  VIRTIO_BALLOON_F_PAGE_POISON,
+  VIRTIO_BALLOON_VQ_FREE_PAGE,
+} from '../../src/spec/virtio-balloon.js';
 import type { QueueFault } from '../../src/virtqueue/device-queue.js';
 import type { DestinationMessage, SourceChannel } from '../../src/wire/channel.js';
 import {
@@ -58,6 +64,7 @@ export interface WorldBounds {
   readonly schedule: Schedule;
   readonly zeroDetection: boolean;
   readonly hints: boolean;
+  readonly dialect: Dialect;
   readonly eventIdx: boolean;
   readonly ringSize: number;
   /** Rounds before the last one. */
@@ -106,6 +113,7 @@ export const SMALL_WORLD: WorldBounds = {
   schedule: 'wait',
   zeroDetection: false,
   hints: true,
+  dialect: 'command-register',
   eventIdx: false,
   ringSize: 4,
   rounds: 2,
@@ -204,8 +212,6 @@ const NOT_IDENTITY = [
   'Object.firstRangeAt',
   // of the host that is rung at once (`pollQueue`), which is another
   'BalloonDevice.__suppressed',
-  // by the mail, nothing is done about it
-  'BalloonDevice.__owesDone',
   // scratch that is filled before it is read
   'BalloonDevice.__elements',
   'HoldSource.__run',
@@ -214,8 +220,11 @@ const NOT_IDENTITY = [
   'WalkSource.__segmentEnd',
 ];
 
+/** What DONE is about: by the mail, nothing is done about it. */
+const NOT_IDENTITY_BY_THE_MAIL = ['BalloonDevice.__owesDone', 'BalloonDevice.__doneUnseen'];
+
 /** And what is wanted only once a link is restored, where none ever is. */
-const NOT_IDENTITY_WITHOUT_BREAKS = [...NOT_IDENTITY, 'Unacknowledged.__older', 'Unacknowledged.__newer'];
+const NOT_IDENTITY_WITHOUT_BREAKS = ['Unacknowledged.__older', 'Unacknowledged.__newer'];
 
 /** The world's own part of a state. Everything in it is saved, restored and told apart. */
 class WorldState {
@@ -323,6 +332,7 @@ export class MigrationWorld implements World {
       log: this.#log,
       inflated: PageBitmap.allocate(atomicMapper, bounds.pages),
       eventIdx: bounds.eventIdx,
+      dialect: bounds.dialect,
     });
     this.#state = this.#boot();
     this.memento = this.#wholeMemento(controlBuffer);
@@ -367,9 +377,14 @@ export class MigrationWorld implements World {
     this.#state.rung = true;
   }
 
+  get #isVirtio(): boolean {
+    return this.#bounds.dialect === 'virtio';
+  }
+
   #boot(): WorldState {
-    const { pages, freePages, reportMode, eventIdx, poison } = this.#bounds;
+    const { pages, freePages, reportMode, dialect, eventIdx, poison } = this.#bounds;
     const guest = new ExploredGuest({
+      dialect,
       memory: this.#memory,
       control: this.#control,
       log: this.#logBuffer,
@@ -384,8 +399,9 @@ export class MigrationWorld implements World {
       },
     });
     if (poison !== undefined) {
-      const traps = new VcpuTraps(this.#control);
-      traps.writeConfig(POISON_VAL_OFFSET, poison, ExitFeature.setup);
+      const traps = trapsOf(this.#control, dialect);
+      const offset = this.#isVirtio ? VIRTIO_BALLOON_CONFIG_POISON_VAL : POISON_VAL_OFFSET;
+      traps.writeConfig(offset, poison, ExitFeature.setup);
       traps.driverOk(1 << VIRTIO_BALLOON_F_PAGE_POISON);
     }
     const free = PageBitmap.allocate(atomicMapper, pages);
@@ -430,7 +446,11 @@ export class MigrationWorld implements World {
     return new Memento(this.#state, {
       constantClasses: CONSTANT_CLASSES,
       constantFields: CONSTANT_FIELDS,
-      notIdentity: this.#canBreak ? NOT_IDENTITY : NOT_IDENTITY_WITHOUT_BREAKS,
+      notIdentity: [
+        ...NOT_IDENTITY,
+        ...(this.#isVirtio ? [] : NOT_IDENTITY_BY_THE_MAIL),
+        ...(this.#canBreak ? [] : NOT_IDENTITY_WITHOUT_BREAKS),
+      ],
       memory: [
         { words: new Int32Array(control, 0, CONTROL_WORDS), notIdentity: QUIET_CONTROL_WORDS },
         { words: new Int32Array(this.#logBuffer) },
@@ -662,6 +682,7 @@ export class MigrationWorld implements World {
       state.asleep = until !== AGAIN && until > state.now;
       state.wakeAt = state.asleep ? until : 0;
       this.#checkSync(drainedBefore);
+      this.#checkDone();
     }
   }
 
@@ -675,9 +696,17 @@ export class MigrationWorld implements World {
       if (device.session.state !== HintState.closed) {
         throw new Violation('I4', 'the log is about to be drained while a hint session is open');
       }
-      if (this.#control.words.load(CMD_ID_REG) !== 0) {
+      if (this.#control.words.load(CMD_ID_REG) >>> 0 > VIRTIO_BALLOON_CMD_ID_DONE) {
         throw new Violation('I4', 'the log is about to be drained while an id can still be read');
       }
+    }
+  }
+
+  /** V5: a guest that can read DONE may use what it has lent as it is, so nothing may be left out by then. */
+  #checkDone(): void {
+    const { source, paused } = this.#state;
+    if (!source.done && !paused && this.#control.words.load(CMD_ID_REG) === VIRTIO_BALLOON_CMD_ID_DONE) {
+      throw new Violation('V5', 'the guest runs and can read DONE while its pages may still be left out');
     }
   }
 
@@ -689,7 +718,7 @@ export class MigrationWorld implements World {
       device.session.state !== HintState.closed &&
       state.guestActivity.what === -1
     ) {
-      const queue = hidden<(object | undefined)[]>(device, 'queues')[2];
+      const queue = hidden<(object | undefined)[]>(device, 'queues')[VIRTIO_BALLOON_VQ_FREE_PAGE];
       const unseen =
         queue !== undefined &&
         device.fault === undefined &&
@@ -1051,7 +1080,7 @@ export class MigrationWorld implements World {
   }
 
   #arrived(): { guest: ExploredGuest; device: GuestDevice } {
-    const { reportMode, eventIdx, pages } = this.#bounds;
+    const { reportMode, dialect, eventIdx, pages } = this.#bounds;
     const saved = JSON.parse(this.#state.deviceText) as SavedMachine;
     const control = new ControlBuffer(atomicMapper, new ArrayBuffer(CONTROL_BYTES), {
       ring: () => {},
@@ -1068,6 +1097,7 @@ export class MigrationWorld implements World {
     });
     device.registers.restore(saved.device.registers);
     const guest = new ExploredGuest({
+      dialect,
       memory: this.#destinationMemory,
       control,
       log,
@@ -1244,7 +1274,9 @@ class WorldVm implements SourceVm {
 
   migrationBegins(): void {}
 
-  migrationEnds(): void {}
+  migrationEnds(): void {
+    this.#world.current.device.showDone();
+  }
 
   payload(pfn: number, pageCount: number): Uint8Array<ArrayBufferLike> {
     return this.memory.pages(pfn, pageCount);

@@ -26,6 +26,7 @@ const QUIET = { writes: 0, allocations: 0 } as const;
 /** Every access to something shared is a step of its own, the host's and the guest's. */
 const SPLIT = { guest: 'all', host: true, destination: false } as const;
 const POISON = 0xaaaa_aaaa;
+const VIRTIO = { dialect: 'virtio', rounds: 1 } as const;
 const THREE_PAGES = { pages: 3, freePages: 1 } as const;
 
 /** Both ways of reporting, three schedules, and what the guest does meanwhile. */
@@ -231,6 +232,60 @@ export const WORLDS: readonly NamedWorld[] = [
     { ...THREE_PAGES, split: { ...SPLIT, guest: 'all' }, ...QUIET },
     [168_969, 380_824, 199],
     true,
+  ),
+  // VIRTIO's dialect, with its DONE.
+  world(
+    'virtio, walk: a free page is taken back and written',
+    { ...VIRTIO, ...TAKE_BACK },
+    [9_524, 14_900, 43],
+  ),
+  world(
+    'virtio, hold: a used page is written',
+    { ...VIRTIO, reportMode: 'hold', ...WRITE },
+    [9_194, 15_362, 40],
+  ),
+  world(
+    'virtio, hold: a held page is taken back and written',
+    { ...VIRTIO, reportMode: 'hold', ...TAKE_BACK },
+    [12_361, 19_146, 44],
+  ),
+  world(
+    'virtio, hold, two rounds: what is held in the first is still held in the second',
+    { ...VIRTIO, ...THREE_PAGES, reportMode: 'hold', rounds: 2, writes: 1, allocations: 0, frees: 1 },
+    [94_644, 172_825, 58],
+    true,
+  ),
+  world(
+    'virtio, hold: it is cancelled at any moment',
+    { ...VIRTIO, reportMode: 'hold', cancels: 1, ...TAKE_BACK },
+    [21_331, 38_543, 45],
+  ),
+  world(
+    'virtio, hold: it is cancelled at any moment, and deadlines pass',
+    { ...VIRTIO, reportMode: 'hold', cancels: 1, timeouts: 1, ...QUIET },
+    [8_706, 14_868, 39],
+  ),
+  world(
+    'virtio, hold: anything goes wrong',
+    {
+      ...VIRTIO,
+      reportMode: 'hold',
+      faults: ['destination-dies', 'reply-lost', 'refuses-to-start'],
+      cancels: 1,
+      ...QUIET,
+    },
+    [9_056, 18_285, 38],
+  ),
+  world(
+    'virtio, hold: the link breaks at any moment, and is restored',
+    { ...VIRTIO, ...THREE_PAGES, reportMode: 'hold', faults: ['link-breaks'], ...QUIET },
+    [78_845, 134_144, 63],
+    true,
+  ),
+  world(
+    'virtio, hold, access by access',
+    { ...VIRTIO, ...THREE_PAGES, reportMode: 'hold', split: SPLIT, ...QUIET },
+    [23_135, 44_865, 137],
   ),
 ];
 

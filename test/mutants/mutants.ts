@@ -162,8 +162,8 @@ export const MUTANTS: readonly Mutant[] = [
     'the driver puts what did not fit into the last report on the ring under the next id (I4)',
     'src/balloon/report-driver.ts',
     {
-      find: '    this.#range.pageCount = 0;\n    this.#options.source.release();',
-      replace: '    this.#options.source.release();',
+      find: '    this.#range.pageCount = 0;\n    if (this.#options.holdsUntilDone !== true) {',
+      replace: '    if (this.#options.holdsUntilDone !== true) {',
     },
     LATE_SMALL_RING,
   ),
@@ -294,8 +294,8 @@ export const MUTANTS: readonly Mutant[] = [
     'the guest is told that the report is over and keeps its blocks (C13; QEMU dd8eeb9671fc)',
     'src/balloon/report-driver.ts',
     {
-      find: '    this.#range.pageCount = 0;\n    this.#options.source.release();',
-      replace: '    this.#range.pageCount = 0;',
+      find: '    if (this.#options.holdsUntilDone !== true) {',
+      replace: '    if (this.#options.holdsUntilDone === true) {',
     },
     world('hold: it is cancelled at any moment'),
   ),

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { hostRegisters } from '../../src/balloon/future-registers.js';
+import { hostRegisters, kindOf } from '../../src/balloon/future-registers.js';
 import { type GuestDevice, makeGuestDevice } from '../../src/balloon/guest-device.js';
 import { VcpuTraps } from '../../src/balloon/registers.js';
 import type { RequestInterface } from '../../src/balloon/request-interface.js';
@@ -240,7 +240,7 @@ function goOn(origin: Stopped, state: SavedState): boolean {
   const control = makeControl();
   const log = makeLog(pfnSpan);
   const { device: restored } = state;
-  hostRegisters(control, restored.registers.offered?.requests).restore(restored.registers);
+  hostRegisters(control, kindOf(restored.registers)).restore(restored.registers);
   expect(control.writeState(new TextEncoder().encode(state.vcpu))).toBe(true);
   const inflated = PageBitmap.allocate(atomicMapper, pfnSpan);
   for (let i = 0; i < state.inflated.length; i += 2) {

@@ -1,6 +1,8 @@
 import { expect } from 'vitest';
 import { CommandDriver, type CommandFeature, mailFeatures } from '../../src/balloon/command-driver.js';
+import type { Dialect } from '../../src/balloon/dialect.js';
 import { ExitFeature, type ExitFeatureValue } from '../../src/balloon/exits.js';
+import { trapsOf } from '../../src/balloon/future-registers.js';
 import {
   type GuestDevice,
   type GuestDeviceState,
@@ -8,9 +10,12 @@ import {
   saveGuestDevice,
 } from '../../src/balloon/guest-device.js';
 import { type HintSink, HintState } from '../../src/balloon/hint-session.js';
-import { type DevicePort, VcpuTraps } from '../../src/balloon/registers.js';
+import { PollingDriver } from '../../src/balloon/polling-driver.js';
+import type { DevicePort, VcpuTraps } from '../../src/balloon/registers.js';
 import { type FreeRangeSource, ReportDriver, ReportStep } from '../../src/balloon/report-driver.js';
+import type { RequestDriver } from '../../src/balloon/request-driver.js';
 import type { RequestInterface } from '../../src/balloon/request-interface.js';
+import { virtioConfig } from '../../src/balloon/virtio-driver.js';
 import { LacunaError } from '../../src/errors.js';
 import { PageContent } from '../../src/guest/content.js';
 import {
@@ -65,7 +70,11 @@ import {
   REPORT_START,
   REPORT_STOP,
 } from '../../src/spec/command-register.js';
-import { VIRTIO_BALLOON_VQ_FREE_PAGE } from '../../src/spec/virtio-balloon.js';
+import {
+  VIRTIO_BALLOON_CMD_ID_DONE,
+  VIRTIO_BALLOON_CONFIG_FREE_PAGE_HINT_CMD_ID,
+  VIRTIO_BALLOON_VQ_FREE_PAGE,
+} from '../../src/spec/virtio-balloon.js';
 import { VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE } from '../../src/spec/virtio-ring.js';
 import { LoopbackChannel } from '../../src/transport/loopback.js';
 import { DriverQueue } from '../../src/virtqueue/driver-queue.js';
@@ -87,6 +96,18 @@ import { type DestinationMessage, FRAME_HEADER_BYTES, type FrameSink } from '../
  *   TestMigration  a PrecopySource, the channel, the Receiver, and the machine that arrives
  *   DriverRig      the real driver and device with nothing around them, an exit a step: for interleavings
  */
+
+let dialectInUse: Dialect = 'command-register';
+
+/** The dialect of machines and rigs that are made from here on; of a whole file, where it is said first. */
+export function useDialect(dialect: Dialect): void {
+  dialectInUse = dialect;
+}
+
+/** Whether tests are run in VIRTIO's dialect. */
+export function isVirtio(): boolean {
+  return dialectInUse === 'virtio';
+}
 
 /** Time is what a test says. */
 export class ManualClock {
@@ -154,6 +175,7 @@ interface Parts {
   readonly restored?: GuestDeviceState;
   readonly deviceMap?: WordMapper | undefined;
   readonly trace?: GuestTrace | undefined;
+  readonly dialect: Dialect;
   readonly requests?: RequestInterface | undefined;
 }
 
@@ -207,7 +229,7 @@ export class Machine implements SourceVm {
     this.control = new ControlBuffer(atomicMapper, new SharedArrayBuffer(CONTROL_BYTES), this.event);
     this.log = mapDirtyLog(atomicMapper, new SharedArrayBuffer(bitmapWords(pfnSpan) * 4), pfnSpan);
     this.oracle = new WriteOracle(atomicMapper, new ArrayBuffer(WriteOracle.byteLength(pfnSpan)), pfnSpan);
-    this.traps = new VcpuTraps(this.control);
+    this.traps = trapsOf(this.control, parts.dialect);
     const inflated = PageBitmap.allocate(atomicMapper, pfnSpan);
     for (let i = 0; i + 1 < (parts.inflated?.length ?? 0); i += 2) {
       inflated.setRange(parts.inflated![i]!, parts.inflated![i + 1]!);
@@ -219,6 +241,7 @@ export class Machine implements SourceVm {
       log: this.log,
       inflated,
       eventIdx,
+      dialect: parts.dialect,
       requests: parts.requests,
       ...(firstId === undefined ? {} : { firstId }),
       ...(restored === undefined ? {} : { restored }),
@@ -255,7 +278,8 @@ export class Machine implements SourceVm {
   ): Machine {
     const { device, inflated, vcpu } = saved;
     const { eventIdx } = device;
-    const machine = new Machine({ memory, clock, eventIdx, inflated, restored: device, trace });
+    const { dialect } = device.registers;
+    const machine = new Machine({ memory, clock, eventIdx, inflated, restored: device, trace, dialect });
     machine.device.registers.restore(device.registers);
     if (vcpu !== null) {
       const registers = decodeRegisters(new TextEncoder().encode(vcpu));
@@ -274,6 +298,7 @@ export class Machine implements SourceVm {
     const layout = new RamLayout(image.blocks);
     const ringSize = options.ringSize ?? 64;
     const config: GuestConfig = {
+      dialect: dialectInUse,
       metadataGpa: findMetadataPlace(atomicMapper, image, ringSize),
       ringSize,
       eventIdx: options.eventIdx ?? true,
@@ -296,6 +321,7 @@ export class Machine implements SourceVm {
       firstId: options.firstId,
       deviceMap: options.deviceMap,
       trace,
+      dialect: dialectInUse,
       requests: options.requests,
     });
     return { machine, image, config };
@@ -356,9 +382,9 @@ export class Machine implements SourceVm {
     }
   }
 
-  /** Requests that the guest has not acknowledged. */
+  /** Requests that the guest has not acknowledged, or not read. */
   get pending(): number {
-    return this.control.words.load(CMD_REG);
+    return this.device.registers.pending;
   }
 
   page(pfn: number): Uint8Array {
@@ -507,11 +533,16 @@ export class HandDriver implements Actor {
   }
 
   readId(): number {
-    return this.#machine.traps.readConfig(CMD_ID_REG_OFFSET, ExitFeature.reporting);
+    const offset = isVirtio() ? VIRTIO_BALLOON_CONFIG_FREE_PAGE_HINT_CMD_ID : CMD_ID_REG_OFFSET;
+    return this.#machine.traps.readConfig(offset, ExitFeature.reporting);
   }
 
-  /** Answers a pending REPORT_START as it should: acknowledges it and reads its id. 0: nothing was asked. */
+  /** Answers a pending request for a report as it should: acknowledges it and reads its id. 0: nothing was asked. */
   takeStart(): number {
+    if (isVirtio()) {
+      const id = this.readId();
+      return id === VIRTIO_BALLOON_CMD_ID_DONE ? 0 : id;
+    }
     const bits = this.readCommand();
     this.acknowledge(bits);
     return (bits & REPORT_START) === 0 ? 0 : this.readId();
@@ -1051,10 +1082,13 @@ export class NotingPort implements DevicePort {
   }
 }
 
-const REGISTER_NAMES = ['cmd_reg', 'cmd_id_reg', 'num_pages', 'actual'];
+const REGISTER_NAMES: Record<Dialect, readonly string[]> = {
+  'command-register': ['cmd_reg', 'cmd_id_reg', 'num_pages', 'actual'],
+  virtio: ['num_pages', 'actual', 'free_page_hint_cmd_id', 'poison_val'],
+};
 
 function registerName(offset: number): string {
-  return REGISTER_NAMES[offset / 4] ?? `register ${offset}`;
+  return REGISTER_NAMES[dialectInUse][offset / 4] ?? `register ${offset}`;
 }
 
 /** Free ranges by the number: a page each, none of them twice, so that a page tells which report declared it. */
@@ -1124,7 +1158,7 @@ export class DriverRig {
   readonly control: ControlBuffer;
   readonly device: GuestDevice;
   readonly port: NotingPort;
-  readonly command: CommandDriver;
+  readonly command: RequestDriver;
   readonly report: ReportDriver;
   readonly queue: DriverQueue;
   readonly ranges: CountedRanges;
@@ -1151,9 +1185,10 @@ export class DriverRig {
       log,
       inflated: PageBitmap.allocate(atomicMapper, layout.pfnSpan),
       eventIdx: false,
+      dialect: dialectInUse,
       ...(options.firstId === undefined ? {} : { firstId: options.firstId }),
     });
-    this.port = new NotingPort(new VcpuTraps(this.control));
+    this.port = new NotingPort(trapsOf(this.control, dialectInUse));
     this.addresses = packQueue(PAGE_SIZE, options.ringSize ?? 8);
     this.queue = new DriverQueue(this.memory, atomicMapper, log, this.addresses, false);
     this.queue.disableInterrupts();
@@ -1169,13 +1204,13 @@ export class DriverRig {
       source: this.ranges,
       ringDeadlineMs: options.ringDeadlineMs ?? 10,
       rangesPerStep: options.rangesPerStep ?? 1,
+      holdsUntilDone: isVirtio(),
       observer: { declared: (id, pfn) => this.declaredUnder.set(pfn, id) },
     });
     const balloon = { setTarget: (pages: number) => this.targets.push(pages) };
-    this.command = new CommandDriver(this.port, [
-      ...mailFeatures(this.report, balloon),
-      ...(options.features ?? []),
-    ]);
+    this.command = isVirtio()
+      ? new PollingDriver(this.port, virtioConfig(this.report, balloon))
+      : new CommandDriver(this.port, [...mailFeatures(this.report, balloon), ...(options.features ?? [])]);
   }
 
   /** Where hints go. */
@@ -1191,7 +1226,7 @@ export class DriverRig {
   }
 
   get pending(): number {
-    return this.control.words.load(CMD_REG);
+    return this.device.registers.pending;
   }
 
   openSession(): number {
@@ -1251,9 +1286,11 @@ export class DriverRig {
     return this.#history.words;
   }
 
-  /** The host sets bits as it never does by itself, and interrupts. */
+  /** The host sets bits as it never does by itself, and interrupts. In VIRTIO's dialect there are none but the interrupt. */
   forceRequest(bits: number): void {
-    this.control.words.or(CMD_REG, bits);
+    if (!isVirtio()) {
+      this.control.words.or(CMD_REG, bits);
+    }
     this.control.interrupt(INTERRUPT_CONFIG);
   }
 }

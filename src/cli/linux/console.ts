@@ -53,6 +53,13 @@ export class GuestConsole {
     return this.#unread;
   }
 
+  /** Takes what is {@link unread}: for whoever shows all of it, and expects nothing. */
+  drain(): string {
+    const text = this.unread;
+    this.#unread = '';
+    return text;
+  }
+
   /** Listens to another emulator, and no longer to the one before. */
   attach(port: SerialPort): void {
     this.detach();

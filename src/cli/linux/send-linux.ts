@@ -15,7 +15,7 @@ import { describeTls } from '../tls-options.js';
 import { formatEndpoint, type HostPort } from '../units.js';
 import type { LinuxImage } from './image/linux-image.js';
 import type { LinuxMachine } from './machine.js';
-import { type MoveReport, Move } from './move.js';
+import { Move, type MoveReport } from './move.js';
 import { movedIn } from './move-table.js';
 import { startMachine } from './snapshot.js';
 import { attachTerminal } from './terminal.js';

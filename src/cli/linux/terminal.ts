@@ -15,7 +15,11 @@ export type EscapeKeys = Readonly<Record<string, () => void>>;
 export function attachTerminal(console: GuestConsole, keys: EscapeKeys): () => void {
   const { stdin, stdout } = process;
   const terminal = stdin.isTTY ? (stdin as ReadStream) : undefined;
-  const endOutput = console.onText((text) => stdout.write(text));
+  const show = (): void => {
+    stdout.write(console.drain());
+  };
+  show(); // what the guest has said before anybody listened
+  const endOutput = console.onText(show);
   let isEscaped = false;
   const onInput = (chunk: Buffer): void => {
     let typed = '';

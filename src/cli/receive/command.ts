@@ -1,9 +1,12 @@
 import type { CliContext } from '../context.js';
+import { imageFor } from '../linux/image/command.js';
+import { receiveLinux } from '../linux/receive-linux.js';
+import { addVmmOptions, refuseOptions, V86_ONLY, type VmmOptions } from '../linux/vmm-options.js';
 import { addTlsOptions, type TlsOptions, tlsSettingsOf } from '../tls-options.js';
 import { type HostPort, parseListenEndpoint, parseMemory, parseSeconds, parseWhole } from '../units.js';
 import { receive } from './receive.js';
 
-interface ReceiveOptions extends TlsOptions {
+interface ReceiveOptions extends TlsOptions, VmmOptions {
   readonly listen: HostPort;
   readonly insecure: boolean;
   readonly maxMemory?: number;
@@ -25,6 +28,9 @@ memory permits. Ctrl-C ends it, and the guests that it runs with it; one that is
 Other machines are listened to only with TLS: with certificates that both ends show (--tls-cert, --tls-key, --tls-ca), or
 with a key that both know (--tls-psk). --insecure does without: whoever reaches the address can bring a guest then, and
 whoever is on the way can read its memory.
+
+With --vmm v86 guests are machines of v86 (lacuna send --vmm v86): the console of the one that came last is at this terminal,
+where Ctrl-] q ends it.
 
 A guest whose link breaks is kept for its source to come back (--keep). If it does not, what had arrived is discarded: the
 source had not committed, and has the guest, unless it died itself, and its guest with it.
@@ -49,6 +55,7 @@ export function addReceiveCommand({ program, version, commandLine, signal, done 
       parseListenEndpoint,
       parseListenEndpoint(DEFAULT_LISTEN),
     );
+  addVmmOptions(command);
   addTlsOptions(command, 'destination')
     .option('--insecure', 'listen to other machines without TLS', false)
     .option(
@@ -84,6 +91,14 @@ export function addReceiveCommand({ program, version, commandLine, signal, done 
         version,
         command: commandLine,
       };
+      const given = (option: string): boolean => command.getOptionValueSource(option) === 'cli';
+      if (options.vmm === 'v86') {
+        refuseOptions('v86', ['metrics'], given);
+        const image = await imageFor({ ...options, initOnAlloc: false }, signal);
+        done(await receiveLinux({ ...request, image }, signal));
+        return;
+      }
+      refuseOptions('lacuna', V86_ONLY, given);
       done(await receive(request, signal));
     });
 }

@@ -1,7 +1,7 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { LacunaError } from '../../errors.js';
 import { STALL_ACTIONS, type StallAction } from '../../migration/convergence.js';
-import { DEFAULT_OPTIONS, MOST_THROTTLE } from '../../migration/options.js';
+import { DEFAULT_OPTIONS, type MigrationOptions, MOST_THROTTLE } from '../../migration/options.js';
 import type { Baseline } from '../../report/schema.js';
 import { COMPRESSION_MODES, type CompressionMode } from '../../transport/network/compression-policy.js';
 import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
@@ -13,6 +13,15 @@ import {
   grownGuests,
   madeUpGuest,
 } from '../guest-options.js';
+import { imageFor } from '../linux/image/command.js';
+import { type SendLinuxRequest, sendLinux } from '../linux/send-linux.js';
+import {
+  addVmmOptions,
+  DEFAULT_MACHINE_BYTES,
+  refuseOptions,
+  V86_ONLY,
+  type VmmOptions,
+} from '../linux/vmm-options.js';
 import { addTlsOptions, type TlsOptions, tlsSettingsOf } from '../tls-options.js';
 import {
   type HostPort,
@@ -26,7 +35,7 @@ import {
 import { resume } from './resume.js';
 import { type SendRequest, send } from './send.js';
 
-interface SendOptions extends GuestOptions, TlsOptions {
+interface SendOptions extends GuestOptions, TlsOptions, VmmOptions {
   readonly to?: HostPort;
   readonly guest?: string;
   readonly channels: number;
@@ -38,6 +47,7 @@ interface SendOptions extends GuestOptions, TlsOptions {
   readonly hints: boolean;
   readonly zeroDetection: boolean;
   readonly recoveryTimeout: number;
+  readonly after?: number;
   readonly stay: boolean;
   readonly resume?: string | true;
   readonly override: boolean;
@@ -71,9 +81,13 @@ stopped, and goes on asking. Its migration's id is what to tell another terminal
 
 A guest that was resumed so goes on in the process that sent it, until Ctrl-C.
 
+With --vmm v86 the guest is a real Linux (lacuna linux image says of what), with its console at this terminal, and goes to a
+lacuna receive --vmm v86. Ctrl-] m moves it, Ctrl-] q ends it; Ctrl-C is the guest's.
+
 Examples:
   $ lacuna send --to 127.0.0.1:7000
   $ lacuna send --to 10.0.0.2:7000 --guest trace-build-2g --channels 2 --tls-psk key.txt
+  $ lacuna send --to 127.0.0.1:7000 --vmm v86 --memory 256MiB
   $ lacuna send --to [fd00::2]:7000 --memory 512MiB --workload dirty:50MB/s:64MiB --max-bandwidth 1gbit
 
 Exit codes: 0 the guest runs at the destination, 1 it does not (it went on here), 2 wrong usage, 3 a commit was sent and
@@ -134,6 +148,11 @@ export function addSendCommand({ program, version, commandLine, signal, done }: 
         .argParser(parseSeconds)
         .default(60_000, '60'),
     );
+  addVmmOptions(command).option(
+    '--after <seconds>',
+    'with --vmm v86: move it after so long (default: at Ctrl-] m, or 3 s without a terminal)',
+    parseSeconds,
+  );
   addTlsOptions(command, 'source')
     .option('--stay', 'a guest that did not arrive goes on in this process until Ctrl-C', false)
     .addOption(
@@ -167,6 +186,13 @@ export function addSendCommand({ program, version, commandLine, signal, done }: 
         );
       }
       const given = (option: string): boolean => command.getOptionValueSource(option) === 'cli';
+      if (options.vmm === 'v86') {
+        refuseOptions('v86', LACUNA_ONLY, given);
+        const image = await imageFor(options, signal);
+        done(await sendLinux({ ...linuxRequestOf(options), image, version, command: commandLine }, signal));
+        return;
+      }
+      refuseOptions('lacuna', [...V86_ONLY, 'after'], given);
       done(await send({ ...sendRequestOf(options, given), version, command: commandLine }, signal));
     });
 }
@@ -190,10 +216,7 @@ function sendRequestOf(
   options: SendOptions,
   given: (option: string) => boolean,
 ): Omit<SendRequest, 'version' | 'command'> {
-  const { to } = options;
-  if (to === undefined) {
-    throw new LacunaError('INVALID_ARGUMENT', '--to HOST:PORT is missing: where lacuna receive listens');
-  }
+  const to = destinationOf(options);
   const tls = tlsSettingsOf(options);
   return {
     to,
@@ -219,19 +242,70 @@ function sendRequestOf(
       destination: 'untouched',
       seed: options.seed,
     },
-    options: {
-      recoveryTimeoutMs: options.recoveryTimeout,
-      onStall: options.onStall,
-      throttleMax: options.maxThrottle,
-      throttleInitial: Math.min(DEFAULT_OPTIONS.throttleInitial, options.maxThrottle),
-      switchoverBytesPerSecond: options.maxSwitchoverBandwidth,
-    },
+    options: migrationOptionsOf(options),
     stay: options.stay,
     metrics: options.metrics,
     json: options.json,
     html: options.html,
     quiet: options.quiet,
   };
+}
+
+function migrationOptionsOf(options: SendOptions): Partial<MigrationOptions> {
+  return {
+    recoveryTimeoutMs: options.recoveryTimeout,
+    onStall: options.onStall,
+    throttleMax: options.maxThrottle,
+    throttleInitial: Math.min(DEFAULT_OPTIONS.throttleInitial, options.maxThrottle),
+    switchoverBytesPerSecond: options.maxSwitchoverBandwidth,
+  };
+}
+
+/** What is for lacuna's own guests only. */
+const LACUNA_ONLY = [
+  'guest',
+  'growTo',
+  'free',
+  'workload',
+  'at',
+  'traceSpeed',
+  'freeMemory',
+  'minOrder',
+  'reportMode',
+  'ringSize',
+  'pagePoison',
+  'seed',
+  'metrics',
+  'html',
+] as const;
+
+function linuxRequestOf(options: SendOptions): Omit<SendLinuxRequest, 'version' | 'command' | 'image'> {
+  return {
+    to: destinationOf(options),
+    tls: tlsSettingsOf(options),
+    streams: options.channels,
+    compression: options.compress,
+    memoryBytes: options.memory ?? DEFAULT_MACHINE_BYTES,
+    options: {
+      ...migrationOptionsOf(options),
+      hints: options.hints,
+      zeroDetection: options.zeroDetection,
+      schedule: options.schedule,
+      downtimeLimitMs: options.downtimeLimit,
+      bytesPerSecond: options.maxBandwidth.bytesPerSecond,
+    },
+    afterMs: options.after,
+    stay: options.stay,
+    json: options.json,
+    quiet: options.quiet,
+  };
+}
+
+function destinationOf({ to }: SendOptions): HostPort {
+  if (to === undefined) {
+    throw new LacunaError('INVALID_ARGUMENT', '--to HOST:PORT is missing: where lacuna receive listens');
+  }
+  return to;
 }
 
 function guestOf(options: SendOptions, given: (option: string) => boolean): StoredGuest {

@@ -1,6 +1,13 @@
 import type { BalloonRegisters } from '../../balloon/balloon-registers.js';
 import { type ExitTable, noExits } from '../../balloon/exits.js';
 import { COMMAND_ID_BYTES } from '../../spec/command-register.js';
+import {
+  VIRTIO_BALLOON_CMD_ID_DONE,
+  VIRTIO_BALLOON_CMD_ID_STOP,
+  VIRTIO_BALLOON_F_FREE_PAGE_HINT,
+  VIRTIO_BALLOON_F_PAGE_POISON,
+  VIRTIO_BALLOON_F_STATS_VQ,
+} from '../../spec/virtio-balloon.js';
 import { VIRTIO_CONFIG_S_DRIVER_OK } from '../../spec/virtio-ring.js';
 import type { QueueAddresses } from '../../virtqueue/layout.js';
 import { ISR_QUEUE, type V86Cpu, type V86VirtIO, type V86VirtIOOptions } from './emulator.js';
@@ -11,12 +18,21 @@ export interface DriverListener {
   kicked(queue: number): void;
   /** The driver, or a reboot, has reset the device (V12). */
   reset(): void;
-  /** The driver accesses the config space. */
+  /** The host has changed a register, and is about to interrupt the guest. */
+  requested?(register: RegisterName, value: number): void;
+  /** The driver has read or written one. */
   accessed?(register: RegisterName, how: 'read' | 'write', value: number): void;
 }
 
-/** Features that the device offers: VIRTIO_F_VERSION_1 apart, by § 5.5.3. */
-const FEATURE = { statistics: 1, freePageHint: 3, pagePoison: 4, version1: 32 } as const;
+/** § 6: the device is no legacy device. */
+const VIRTIO_F_VERSION_1 = 32;
+/** What it offers. The statistics queue always: Linux before 2024 numbers queues without gaps (V13). */
+const FEATURES = [
+  VIRTIO_BALLOON_F_STATS_VQ,
+  VIRTIO_BALLOON_F_FREE_PAGE_HINT,
+  VIRTIO_BALLOON_F_PAGE_POISON,
+  VIRTIO_F_VERSION_1,
+] as const;
 
 /** Most that a queue takes. Linux hints 4 MiB a piece, and each kick empties the queue. */
 const QUEUE_SIZE = 128;
@@ -29,11 +45,8 @@ const REGISTERS = {
   free_page_hint_cmd_id: 'reporting',
   poison_val: 'setup',
 } as const;
-type RegisterName = keyof typeof REGISTERS;
-
-/** `free_page_hint_cmd_id` (§ 5.5.4). */
-const VIRTIO_BALLOON_CMD_ID_STOP = 0;
-const VIRTIO_BALLOON_CMD_ID_DONE = 1;
+/** A register of the config space, § 5.5.4. */
+export type RegisterName = keyof typeof REGISTERS;
 
 /**
  * The registers of a balloon on v86's virtio transport, in VIRTIO's dialect: `num_pages`, `actual`,
@@ -41,7 +54,6 @@ const VIRTIO_BALLOON_CMD_ID_DONE = 1;
  * a request.
  *
  * v86 keeps the transport's registers (features, status, queue addresses) and saves them; these here are saved with them.
- * The statistics queue is offered always: an older Linux numbers its queues without gaps (V13).
  */
 export class V86BalloonRegisters implements BalloonRegisters {
   readonly virtio: V86VirtIO;
@@ -72,27 +84,24 @@ export class V86BalloonRegisters implements BalloonRegisters {
   // ── BalloonRegisters ──────────────────────────────────────────────────────────────────────────────────────
 
   requestReport(id: number): void {
-    this.#change(() => {
-      this.#cmdId = id;
-    });
+    this.#changeId(id);
   }
 
   requestStop(): void {
-    this.#change(() => {
-      this.#cmdId = VIRTIO_BALLOON_CMD_ID_STOP;
-    });
+    this.#changeId(VIRTIO_BALLOON_CMD_ID_STOP);
   }
 
   requestDone(): void {
-    this.#change(() => {
-      this.#cmdId = VIRTIO_BALLOON_CMD_ID_DONE;
-    });
+    this.#changeId(VIRTIO_BALLOON_CMD_ID_DONE);
+  }
+
+  withdrawDone(): void {
+    this.#changeId(VIRTIO_BALLOON_CMD_ID_STOP);
   }
 
   requestBallooning(pages: number): void {
-    this.#change(() => {
-      this.#numPages = pages >>> 0;
-    });
+    this.#numPages = pages >>> 0;
+    this.#changed('num_pages', this.#numPages);
   }
 
   interruptQueue(): void {
@@ -126,7 +135,7 @@ export class V86BalloonRegisters implements BalloonRegisters {
   }
 
   get poison(): number | undefined {
-    return this.driven && this.#negotiated(FEATURE.pagePoison) ? this.#poisonVal : undefined;
+    return this.driven && this.#negotiated(VIRTIO_BALLOON_F_PAGE_POISON) ? this.#poisonVal : undefined;
   }
 
   get actual(): number {
@@ -142,7 +151,7 @@ export class V86BalloonRegisters implements BalloonRegisters {
 
   /** Whether the guest's driver hints. */
   get hints(): boolean {
-    return this.driven && this.#negotiated(FEATURE.freePageHint);
+    return this.driven && this.#negotiated(VIRTIO_BALLOON_F_FREE_PAGE_HINT);
   }
 
   /** What the host last asked the balloon to hold, in pages. */
@@ -168,8 +177,14 @@ export class V86BalloonRegisters implements BalloonRegisters {
     this.#poisonVal = poisonVal >>> 0;
   }
 
-  #change(change: () => void): void {
-    change();
+  #changeId(id: number): void {
+    this.#cmdId = id;
+    this.#changed('free_page_hint_cmd_id', id);
+  }
+
+  /** The register first, then the interrupt. */
+  #changed(register: RegisterName, value: number): void {
+    this.#listener.requested?.(register, value);
     if (this.driven) {
       this.virtio.notify_config_changes();
     }
@@ -213,7 +228,7 @@ export class V86BalloonRegisters implements BalloonRegisters {
       common: {
         initial_port: 0xd800,
         queues: QUEUES.map((_, index) => ({ size_supported: QUEUE_SIZE, notify_offset: index })),
-        features: Object.values(FEATURE),
+        features: FEATURES,
         on_driver_ok: () => {
           // v86 has stored the status by the time that it compares the two, and so never calls this
         },

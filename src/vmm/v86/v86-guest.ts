@@ -1,6 +1,7 @@
 import { BalloonDevice, type BalloonDeviceState } from '../../balloon/balloon-device.js';
 import type { ExitTable } from '../../balloon/exits.js';
 import type { HintSession, HintSink } from '../../balloon/hint-session.js';
+import type { GuestStatistics } from '../../balloon/statistics.js';
 import { LacunaError, messageOf } from '../../errors.js';
 import { ComparedMemory, type ScanCounts } from '../../memory/compared-memory.js';
 import { EventWord } from '../../memory/control-buffer.js';
@@ -11,10 +12,12 @@ import { PageBitmap } from '../../memory/page-bitmap.js';
 import { RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import type { DestinationVm, HintDevice, SourceVm } from '../../migration/vm.js';
+import { VIRTIO_BALLOON_VQ_STATS } from '../../spec/virtio-balloon.js';
 import { VIRTQ_MAX_SIZE } from '../../spec/virtio-ring.js';
 import type { QueueFault } from '../../virtqueue/device-queue.js';
 import { V86BalloonRegisters } from './balloon-registers.js';
 import { parseBalloonState, saveBalloonState } from './balloon-state.js';
+import { type BalloonTraceEntry, TracedSession } from './balloon-trace.js';
 import { BootMemory } from './boot-memory.js';
 import { packState, unpackState } from './device-state.js';
 import { openEmulator, type V86Cpu, type V86Device, type V86Machine, type V86VirtIO } from './emulator.js';
@@ -25,6 +28,8 @@ export interface V86GuestOptions {
   readonly event?: EventWord;
   /** Milliseconds of a clock that never goes back: the migration's. performance.now by default. */
   readonly clock?: () => number;
+  /** Is told of all that happens between the balloon and its driver. */
+  readonly onTrace?: ((entry: BalloonTraceEntry) => void) | undefined;
 }
 
 /** The host marks nothing that it writes: a comparison finds it (I9). */
@@ -54,6 +59,7 @@ export class V86Guest implements SourceVm, DestinationVm {
   readonly #cpu: V86Cpu;
   readonly #registers: V86BalloonRegisters;
   readonly #clock: () => number;
+  readonly #onTrace: ((entry: BalloonTraceEntry) => void) | undefined;
   readonly #hintDevice: HintDevice;
   #balloon: BalloonDevice<V86BalloonRegisters>;
   #shadow: SharedGuestMemory | undefined;
@@ -65,7 +71,7 @@ export class V86Guest implements SourceVm, DestinationVm {
   #restMs = 0;
   #restsUntil = 0;
 
-  private constructor(machine: V86Machine, { event, clock }: V86GuestOptions) {
+  private constructor(machine: V86Machine, { event, clock, onTrace }: V86GuestOptions) {
     const { cpu } = machine;
     this.#machine = machine;
     this.#cpu = cpu;
@@ -76,9 +82,16 @@ export class V86Guest implements SourceVm, DestinationVm {
       () => cpu.wasm_memory.buffer,
       cpu.mem8.byteOffset,
     );
+    this.#onTrace = onTrace;
     this.#registers = new V86BalloonRegisters(cpu, cpu.devices.virtio_balloon!.virtio, {
       kicked: (queue) => this.#kicked(queue),
-      reset: () => this.#balloon.reset(),
+      reset: () => {
+        this.#onTrace?.({ at: this.#clock(), what: 'reset' });
+        this.#balloon.reset();
+      },
+      requested: (register, value) =>
+        this.#onTrace?.({ at: this.#clock(), what: 'request', register, value }),
+      accessed: (register, what, value) => this.#onTrace?.({ at: this.#clock(), what, register, value }),
     });
     this.#balloon = this.#makeBalloon();
     this.#hintDevice = this.#makeHintDevice();
@@ -250,6 +263,18 @@ export class V86Guest implements SourceVm, DestinationVm {
     this.#balloon.setBalloonTarget(pages);
   }
 
+  /** What the guest has said of its memory last; undefined until it has. */
+  get statistics(): GuestStatistics | undefined {
+    return this.#balloon.statistics;
+  }
+
+  /** Asks for {@link statistics} anew; the event is rung when they are there. False: the guest can't be asked now. */
+  requestStatistics(): boolean {
+    // A buffer that the source kept is still to be taken here: no kick announces it.
+    this.#balloon.pollQueue(VIRTIO_BALLOON_VQ_STATS, this.#clock(), 1);
+    return this.#balloon.requestStatistics();
+  }
+
   /** Pages in the balloon, as the guest last said. */
   get balloonPages(): number {
     return this.#registers.actual;
@@ -262,11 +287,19 @@ export class V86Guest implements SourceVm, DestinationVm {
 
   /** I9: inside the kick, before a vCPU runs again; nothing is put off, and nothing is left in the ring. */
   #kicked(queue: number): void {
+    this.#onTrace?.({ at: this.#clock(), what: 'kick', queue, available: this.#availableIndex(queue) });
     const handled = this.#balloon.pollQueue(queue, this.#clock(), VIRTQ_MAX_SIZE);
     if (handled > 0 || this.#balloon.fault !== undefined) {
       this.#served += handled;
       this.event.ring();
     }
+  }
+
+  /** The driver's index of a queue, as it stands in guest RAM. */
+  #availableIndex(queue: number): number | undefined {
+    const gpa = (this.#registers.queue(queue)?.availGpa ?? -4) + 2; // le16 flags, le16 idx
+    const bytes = this.memory.segmentOf(gpa, 2)?.bytes;
+    return bytes && bytes[gpa]! | (bytes[gpa + 1]! << 8);
   }
 
   #makeBalloon(restored?: {
@@ -284,6 +317,7 @@ export class V86Guest implements SourceVm, DestinationVm {
       log: NO_LOG,
       inflated,
       eventIdx: false,
+      session: this.#onTrace && new TracedSession(this.#onTrace),
       ...(restored === undefined ? {} : { restored: restored.state }),
     });
   }

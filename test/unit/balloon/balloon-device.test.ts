@@ -31,6 +31,9 @@ class NotedRegisters implements BalloonRegisters {
   requestDone(): void {
     this.asked.push('done');
   }
+  withdrawDone(): void {
+    this.asked.push('not done');
+  }
   requestBallooning(): void {}
   interruptQueue(): void {}
   needsReset(): void {

@@ -1,10 +1,10 @@
+import { hostRegisters, kindOf, trapsOf } from '../../../src/balloon/future-registers.js';
 import {
   type GuestDevice,
   type GuestDeviceState,
   makeGuestDevice,
 } from '../../../src/balloon/guest-device.js';
 import type { HintSink } from '../../../src/balloon/hint-session.js';
-import { HostRegisters, VcpuTraps } from '../../../src/balloon/registers.js';
 import { PageContent } from '../../../src/guest/content.js';
 import {
   type FreeMemoryMode,
@@ -50,6 +50,7 @@ export function makeControl(map: WordMapper = atomicMapper): ControlBuffer {
 export function configFor(image: GuestImage, changes: Partial<GuestConfig> = {}): GuestConfig {
   const ringSize = changes.ringSize ?? SMALL_RING;
   return {
+    dialect: 'command-register',
     metadataGpa: findMetadataPlace(atomicMapper, image, ringSize),
     ringSize,
     eventIdx: true,
@@ -83,7 +84,7 @@ export function bootGuest(options: BootOptions = {}): BootedGuest {
   fillMemory(atomicMapper, memory, image, content, freeMemory);
   const control = makeControl();
   const log = makeLog(memory.layout.pfnSpan);
-  const port = new VcpuTraps(control);
+  const port = trapsOf(control, config.dialect);
   const runtime = GuestRuntime.boot(
     { map: atomicMapper, memory, log, control, port, config, content, trace },
     image,
@@ -106,7 +107,7 @@ export function moveGuest(guest: BootedGuest): BootedGuest {
       memory,
       log,
       control,
-      port: new VcpuTraps(control),
+      port: trapsOf(control, registers.config.dialect),
       content: new PageContent(registers.config.seed),
       trace: guest.trace,
     },
@@ -121,7 +122,7 @@ export function deviceOf(
   restored?: GuestDeviceState,
 ): GuestDevice {
   if (restored !== undefined) {
-    new HostRegisters(control).restore(restored.registers);
+    hostRegisters(control, kindOf(restored.registers)).restore(restored.registers);
   }
   return makeGuestDevice({
     memory,
@@ -130,6 +131,7 @@ export function deviceOf(
     log,
     inflated: PageBitmap.allocate(atomicMapper, memory.layout.pfnSpan),
     eventIdx: config.eventIdx,
+    dialect: config.dialect,
     ...(restored === undefined ? {} : { restored }),
   });
 }

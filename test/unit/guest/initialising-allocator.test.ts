@@ -101,7 +101,7 @@ describe('init_on_alloc', () => {
 
   it('zeroes what hold takes, before it is reported', () => {
     const parts = allocatorWith({ initOnAlloc: true });
-    const hold = new HoldSource(parts.allocator.forHolding, parts.held, 0, 0);
+    const hold = new HoldSource(parts.allocator.forHolding(false), parts.held, 0, 0);
     const run = { pfn: 0, pageCount: 0 };
     hold.begin();
     expect(hold.nextInto(run)).toBe(true);
@@ -148,7 +148,7 @@ describe.each([POISON, 0x1234_5678, 0])('page poison of %i', (pagePoison) => {
 
   it('is not written again into blocks that were only held', () => {
     const parts = allocatorWith({ initOnAlloc: false, pagePoison });
-    const hold = new HoldSource(parts.allocator.forHolding, parts.held, 0, 0);
+    const hold = new HoldSource(parts.allocator.forHolding(false), parts.held, 0, 0);
     const run = { pfn: 0, pageCount: 0 };
     while (hold.nextInto(run)) {}
     expect(parts.allocator.freePages).toBe(0);

@@ -1,5 +1,6 @@
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 import pc from 'picocolors';
+import { LacunaError } from '../../../errors.js';
 import { MIB } from '../../../memory/page.js';
 import { ExitCode } from '../../bench/bench.js';
 import type { CliContext } from '../../context.js';
@@ -19,26 +20,27 @@ export interface ImageOptions {
   readonly initrd?: string;
   readonly bios?: string;
   readonly vgaBios?: string;
-  readonly initOnAlloc: '0' | '1';
+  readonly initOnAlloc: boolean;
   readonly append?: string;
 }
 
-/** Adds the options that say what the guest is made of. */
-export function addImageOptions(command: Command): Command {
+/** Adds the options that say what the guest is made of, to a command that has an `--init-on-alloc`. */
+export function addImageFileOptions(command: Command): Command {
   return command
     .option(`${OPTION.kernel} <file>`, "a bzImage, instead of Debian's kernel; with an initrd for it")
     .option(`${OPTION.initrd} <file>`, 'its first root file system, instead of the one that is built here')
     .option(`${OPTION.bios} <file>`, "instead of Debian's SeaBIOS")
     .option(`${OPTION.vgaBios} <file>`, "instead of Debian's SeaBIOS for VGA")
-    .addOption(
-      new Option(
-        '--init-on-alloc <0|1>',
-        'whether the kernel zeroes memory when it gives it out, as Debian has it',
-      )
-        .choices(['0', '1'])
-        .default('0'),
-    )
     .option('--append <arguments>', "more for the kernel's command line");
+}
+
+/** Adds all of {@link ImageOptions}. */
+export function addImageOptions(command: Command): Command {
+  return addImageFileOptions(command).option(
+    '--init-on-alloc',
+    'the kernel zeroes memory when it gives it out, as Debian has it',
+    false,
+  );
 }
 
 /** The same, for {@link obtainLinuxImage}. */
@@ -52,7 +54,7 @@ export function imageOptions(options: ImageOptions): LinuxImageOptions {
   }
   return {
     own,
-    initOnAlloc: options.initOnAlloc === '1',
+    initOnAlloc: options.initOnAlloc,
     ...(options.append === undefined ? {} : { extraArguments: options.append }),
   };
 }
@@ -86,6 +88,19 @@ export function addLinuxImageCommand(linux: Command, { signal, done }: CliContex
       console.log(describeImage(image));
       done(ExitCode.ok);
     });
+}
+
+/** The image, or an error that says what is missing. Throws UNSUPPORTED, INVALID_ARGUMENT. */
+export async function imageFor(options: ImageOptions, signal: AbortSignal): Promise<LinuxImage> {
+  const image = await obtainLinuxImage({
+    ...imageOptions(options),
+    signal,
+    log: (line) => console.error(pc.dim(line)),
+  });
+  if (isMissing(image)) {
+    throw new LacunaError('UNSUPPORTED', image.missing);
+  }
+  return image;
 }
 
 /** What an image is, for people. */
