@@ -13,7 +13,7 @@ import {
   memFreeReaches,
   restoreLinux,
   startLinux,
-} from '../support/linux.js';
+} from '../support/linux-migration.js';
 
 /** Of free memory that holds what was in it. */
 const OLD_DATA_MIB = 100;

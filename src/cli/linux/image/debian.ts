@@ -223,6 +223,9 @@ export function aptSettings(folder: string): string {
 APT::Architecture "${ARCHITECTURE}";
 APT::Architectures { "${ARCHITECTURE}"; };
 Acquire::Languages "none";
+Acquire::Retries "1";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
 Dir::State "${folder}/state";
 Dir::State::status "${folder}/state/status";
 Dir::Cache "${folder}/cache";

@@ -186,7 +186,13 @@ async function guestFiles(options: LinuxImageOptions): Promise<GuestFiles | Miss
     return stored;
   }
   const fetch = options.fetch ?? ((say: Log) => fetchFromDebian(say, toolRunner(options.signal)));
-  const fetched = await fetch(log);
+  const fetched = await fetch(log).catch((cause: unknown) => {
+    throw options.signal?.aborted === true
+      ? new LacunaError('CANCELLED', 'called off while the Linux guest was being fetched: nothing is kept', {
+          cause,
+        })
+      : cause;
+  });
   if (isMissing(fetched)) {
     return fetched;
   }
