@@ -19,6 +19,7 @@ export {
 // What goes wrong.
 export { isLacunaError, LacunaError, type LacunaErrorCode } from './errors.js';
 // Guest memory, its bitmaps and its dirty log.
+export { ComparedMemory, type ScanCounts } from './memory/compared-memory.js';
 export { EventWord } from './memory/control-buffer.js';
 export { DirtyLog, type DirtySink } from './memory/dirty-log.js';
 export {

@@ -555,4 +555,28 @@ export const MUTANTS: readonly Mutant[] = [
     },
     unit('test/unit/migration/convergence.test.ts', 'is not fooled by an oscillation'),
   ),
+  mutant(
+    'a page that is left out keeps its bytes',
+    'it is taken again and the same bytes are written: a comparison sees nothing, and the destination has zeroes (I9)',
+    'src/memory/compared-memory.ts',
+    {
+      find: '    for (const memory of [this.#live, this.#shadow]) {',
+      replace: '    for (const memory of [] as GuestMemory[]) {',
+    },
+    unit('test/property/compared-memory.test.ts', 'brings every page over'),
+  ),
+  mutant(
+    'nobody is told what is left out',
+    'the same, by way of the engine (I9)',
+    'src/migration/page-accounts.ts',
+    { find: '      this.#leaveOut?.(word, hit, this.#poison);\n', replace: '' },
+    unit('test/property/compared-memory.test.ts', 'brings every page over'),
+  ),
+  mutant(
+    'what differs is marked, and not copied',
+    'the shadow that is sent is not what the guest wrote (I9)',
+    'src/memory/compared-memory.ts',
+    { find: '        copy.set(bytes);\n', replace: '' },
+    unit('test/property/compared-memory.test.ts', 'brings every page over'),
+  ),
 ];

@@ -1,6 +1,3 @@
-import { spawn } from 'node:child_process';
-import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
 import pc from 'picocolors';
 import { LacunaError } from '../../errors.js';
 import { MIB } from '../../memory/page.js';
@@ -8,7 +5,9 @@ import { thisMachine } from '../../report/machine.js';
 import { ExitCode } from '../bench/bench.js';
 import { checkWritable, writeReport } from '../report-file.js';
 import { parseEndpoint } from '../units.js';
-import { GuestConsole } from './console.js';
+import type { GuestConsole } from './console.js';
+import { Counted } from './counted.js';
+import { DestinationProcess } from './destination-process.js';
 import type { LinuxImage } from './image/linux-image.js';
 import type { LinuxMachine } from './machine.js';
 import { Move } from './move.js';
@@ -28,8 +27,6 @@ export interface DemoRequest {
   readonly command: string;
 }
 
-/** What the counter prints. */
-const COUNT = /counter (\d+) uptime ([\d.]+)/;
 /** Lines of the counter that are shown at either end. */
 const LINES_SHOWN = 8;
 /** The file that is checked at the destination. */
@@ -90,7 +87,7 @@ class Demo {
       onEvent: () => {},
     });
     try {
-      const left = new Counted('source');
+      const left = new Counted((line) => shown('source', line));
       const stopListening = here.onText((text) => left.take(text));
       here.send('counter\n');
       await left.lines(LINES_SHOWN);
@@ -132,7 +129,7 @@ class Demo {
   /** What the guest says where it is now. False if it has lost anything. */
   async #arrived(left: Counted): Promise<boolean> {
     const there = this.#destination.console;
-    const come = new Counted('destination', left.rest); // it may have been stopped in mid-line
+    const come = new Counted((line) => shown('destination', line), left.rest); // it may have been stopped in mid-line
     come.take(there.unread);
     const stopListening = there.onText((text) => come.take(text));
     await come.lines(LINES_SHOWN);
@@ -168,134 +165,6 @@ class Demo {
         migration,
       });
     }
-  }
-}
-
-/** A line of the counter. */
-interface Count {
-  readonly count: number;
-  readonly uptime: number;
-}
-
-/** Shows lines of the counter as they come, and knows the first and the last of them. */
-class Counted {
-  first: Count | undefined;
-  last: Count | undefined;
-  readonly #where: Where;
-  #text: string;
-  #lines = 0;
-  #wanted: { readonly lines: number; readonly resolve: () => void } | undefined;
-
-  /** `begun` is what there is of the first line already. */
-  constructor(where: Where, begun = '') {
-    this.#where = where;
-    this.#text = begun;
-  }
-
-  /** What there is of the next line. */
-  get rest(): string {
-    return this.#text;
-  }
-
-  take(text: string): void {
-    this.#text += text;
-    for (let end = this.#text.indexOf('\n'); end !== -1; end = this.#text.indexOf('\n')) {
-      const line = this.#text.slice(0, end).trimEnd();
-      this.#text = this.#text.slice(end + 1);
-      const [, count, uptime] = COUNT.exec(line) ?? [];
-      if (count !== undefined) {
-        this.last = { count: Number(count), uptime: Number(uptime) };
-        this.first ??= this.last;
-        this.#lines += 1;
-        shown(this.#where, line);
-      }
-    }
-    this.#meet();
-  }
-
-  #meet(): void {
-    if (this.#wanted !== undefined && this.#lines >= this.#wanted.lines) {
-      this.#wanted.resolve();
-    }
-  }
-
-  /** Resolves when so many have come. */
-  lines(lines: number): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(
-        () => reject(new LacunaError('GUEST_FAILED', `the guest does not count at the ${this.#where}`)),
-        GUEST_DEADLINE_MS,
-      );
-      this.#wanted = {
-        lines,
-        resolve: () => {
-          clearTimeout(timer);
-          resolve();
-        },
-      };
-      this.#meet();
-    });
-  }
-}
-
-const GUEST_DEADLINE_MS = 120_000;
-
-/** A `lacuna receive --vmm v86` of its own, whose standard input and output are the guest's console. */
-class DestinationProcess {
-  /** HOST:PORT, once it listens. */
-  readonly listening: Promise<string>;
-  /** The guest's, once it runs there. */
-  readonly console: GuestConsole;
-  readonly #child;
-  readonly #closed: Promise<void>;
-
-  constructor(signal: AbortSignal) {
-    const main = fileURLToPath(new URL('../main.js', import.meta.url));
-    this.#child = spawn(
-      process.execPath,
-      [main, 'receive', '--vmm', 'v86', '--listen', '127.0.0.1:0', '--once'],
-      { stdio: ['pipe', 'pipe', 'pipe'], signal, env: { ...process.env, NO_COLOR: '1' } },
-    );
-    this.#closed = new Promise((resolve) => {
-      this.#child.once('close', () => resolve()).on('error', () => {}); // of the signal
-    });
-    const said: string[] = [];
-    this.listening = new Promise((resolve, reject) => {
-      createInterface(this.#child.stderr).on('line', (line) => {
-        said.push(line);
-        const at = /listening at (\S+)/.exec(line)?.[1];
-        if (at !== undefined) {
-          resolve(at);
-        }
-      });
-      this.#child.once('close', () =>
-        reject(new LacunaError('DESTINATION_FAILED', `the destination's process ended: ${said.join('; ')}`)),
-      );
-    });
-    this.listening.catch(() => {}); // whoever waits for it is told
-    const { stdin, stdout } = this.#child;
-    this.console = new GuestConsole({
-      add_listener: (_, listener) => {
-        stdout.on('data', (bytes: Buffer) => {
-          for (const byte of bytes) {
-            listener(byte);
-          }
-        });
-      },
-      remove_listener: () => stdout.removeAllListeners('data'),
-      serial0_send: (text) => stdin.write(text),
-    });
-  }
-
-  get pid(): number {
-    return this.#child.pid ?? 0;
-  }
-
-  /** Ends it, and the guest with it. */
-  async close(): Promise<void> {
-    this.#child.stdin.end();
-    this.#child.kill('SIGTERM');
-    await this.#closed;
   }
 }
 
