@@ -1,3 +1,6 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
 import type { GuestConsole } from '../../dist/src/cli/linux/console.js';
 import type { CommandLineOptions, LinuxImage } from '../../dist/src/cli/linux/image/linux-image.js';
 import { type LinuxMachine, makeMachine } from '../../dist/src/cli/linux/machine.js';
@@ -7,6 +10,7 @@ import { type MigrateRequest, migrate } from '../../dist/src/migration/migrate.j
 import type { MigrationEvent, PrecopySource } from '../../dist/src/migration/precopy.js';
 import { Receiver } from '../../dist/src/migration/receiver.js';
 import { LoopbackChannel } from '../../dist/src/transport/loopback.js';
+import { connectV86Guest } from '../../dist/src/vmm/v86/network.js';
 import type { V86Guest } from '../../dist/src/vmm/v86/v86-guest.js';
 import { linuxForTests } from './linux.js';
 
@@ -186,6 +190,23 @@ export function atBlock(guest: V86Guest, block: number, act: () => void): void {
   };
 }
 
+/** v86's own objects, as far as tests reach into them. */
+interface V86Inside {
+  readonly v86: { readonly cpu: { reboot_internal(): void; main_loop(): number } };
+}
+
+/** What a write to the reset port comes to. */
+export function reboot({ emulator }: Linux): void {
+  (emulator as unknown as V86Inside).v86.cpu.reboot_internal();
+}
+
+/** From here on v86 throws when it is to run the processor. */
+export function breakEmulator({ emulator }: Linux, error: Error): void {
+  (emulator as unknown as V86Inside).v86.cpu.main_loop = () => {
+    throw error;
+  };
+}
+
 /** Pages of a block of 4 MiB, in words of 32. */
 const WORDS_PER_BLOCK = 32;
 
@@ -257,3 +278,60 @@ export class ConsoleCounter {
 }
 
 const LINE = /counter (\d+) uptime ([\d.]+)\r?\n/g;
+
+/** Another process that receives a guest over TCP. */
+export class LinuxReceiver {
+  readonly #process: ChildProcess;
+  readonly #lines: AsyncIterator<string>;
+  #port = 0;
+
+  private constructor(options: LinuxOptions) {
+    const script = fileURLToPath(new URL('linux-receiver.mjs', import.meta.url));
+    this.#process = spawn(process.execPath, [script, String(options.memoryMiB)], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    this.#lines = createInterface({ input: this.#process.stdout! })[Symbol.asyncIterator]();
+  }
+
+  static async start(options: LinuxOptions = USUAL): Promise<LinuxReceiver> {
+    const receiver = new LinuxReceiver(options);
+    receiver.#port = Number(await receiver.#said('port '));
+    return receiver;
+  }
+
+  async migrate(
+    { guest }: Linux,
+    request: Omit<MigrateRequest, 'vm' | 'channel' | 'event'> = {},
+  ): Promise<PrecopySource> {
+    const endpoint = { host: '127.0.0.1', port: this.#port };
+    const channel = await connectV86Guest(guest, { endpoint, streams: 1, label: 'a test' });
+    try {
+      return await migrate({ ...request, vm: guest, channel, event: guest.event });
+    } finally {
+      await channel.close();
+    }
+  }
+
+  /** Runs a command in the guest that has arrived. */
+  async run(command: string): Promise<string> {
+    this.#process.stdin!.write(`${command}\n`);
+    return JSON.parse(await this.#said('ran ')) as string;
+  }
+
+  kill(): void {
+    this.#process.kill('SIGKILL');
+  }
+
+  /** The rest of its next line that begins so. */
+  async #said(beginning: string): Promise<string> {
+    for (;;) {
+      const { done, value } = await this.#lines.next();
+      if (done === true) {
+        throw new Error(`the receiving process has ended without "${beginning}"`);
+      }
+      if (value.startsWith(beginning)) {
+        return value.slice(beginning.length);
+      }
+    }
+  }
+}
