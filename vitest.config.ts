@@ -81,6 +81,16 @@ export default defineConfig({
           sequence: { groupOrder: 3 },
         },
       },
+      {
+        extends: true,
+        // A real Linux in v86, where its image can be had: each file starts a machine, some boot one.
+        test: {
+          name: 'linux',
+          include: ['test/linux/**/*.test.ts'],
+          fileParallelism: false,
+          sequence: { groupOrder: 4 },
+        },
+      },
     ],
   },
 });

@@ -85,9 +85,9 @@ export function unpackState(packed: Uint8Array, memoryBytes: number): ArrayBuffe
   for (let block = 0; block < blocks; block += 1) {
     if (((map[block >>> 3]! >>> (block & 7)) & 1) === 1) {
       const from = block * BLOCK_BYTES;
-      const piece = packed.subarray(at, at + Math.min(BLOCK_BYTES, length - from));
-      state.set(piece, from);
-      at += piece.length;
+      const end = at + Math.min(BLOCK_BYTES, length - from);
+      state.set(packed.subarray(at, end), from); // as much of it as there is
+      at = end;
     }
   }
   if (at !== packed.length) {
