@@ -27,7 +27,7 @@ describe.skipIf(image === undefined)('the Linux guest in plain v86', () => {
     expect(await guest.console.run('ls /sys/bus/virtio/drivers/virtio_balloon')).toContain('virtio0');
     // VIRTIO_BALLOON_F_STATS_VQ, VIRTIO_BALLOON_F_FREE_PAGE_HINT, VIRTIO_F_VERSION_1.
     const features = await guest.console.run('cat /sys/bus/virtio/devices/virtio0/features');
-    const negotiated = [...features].flatMap((bit, index) => (bit === '1' ? [index] : []));
+    const negotiated = features.split('').flatMap((bit, index) => (bit === '1' ? [index] : []));
     expect(negotiated).toEqual([1, 3, 32]);
   });
 

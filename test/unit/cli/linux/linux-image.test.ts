@@ -114,7 +114,7 @@ describe('the cache', () => {
     });
     expect(missing).toEqual({
       missing:
-        'no Linux guest: there is no apt-get here. Or bring your own: --kernel FILE --initrd FILE --bios FILE --vga-bios FILE',
+        'no Linux guest: there is no apt-get here\nOr bring your own: --kernel FILE --initrd FILE --bios FILE --vga-bios FILE',
     });
     expect(readdirSync(folder)).toEqual([]);
   });
