@@ -181,7 +181,10 @@ export const MUTANTS: readonly Mutant[] = [
     'the id can still be read after the close',
     'a guest that answers late starts a report that nobody waits for (V1)',
     'src/balloon/registers.ts',
-    { find: '    this.invalidateId();\n', replace: '' },
+    {
+      find: '    this.invalidateId();\n    this.#request(REPORT_STOP);',
+      replace: '    this.#request(REPORT_STOP);',
+    },
     world('walk, wait: a used page is written'),
   ),
   mutant(
