@@ -6,14 +6,11 @@ import {
   NUM_PAGES,
 } from '../memory/control-buffer.js';
 import { MOST_FUTURE_FEATURES, STOP_SIGN } from '../spec/command-register.js';
-import type { Dialect } from './dialect.js';
-import { HostRegisters, type RegisterState, VcpuTraps } from './registers.js';
-import type { RequestKind } from './request-driver.js';
+import { HostRegisters, type RegisterState } from './registers.js';
 import type { RequestInterface } from './request-interface.js';
-import { VirtioRegisters, VirtioTraps } from './virtio-registers.js';
 
 /** The host's access to the registers of a device that has features beside the mail's: theirs travel too. */
-class FutureRegisters extends HostRegisters {
+export class FutureRegisters extends HostRegisters {
   readonly #control: ControlBuffer;
   readonly #requests: RequestInterface;
 
@@ -44,7 +41,7 @@ class FutureRegisters extends HostRegisters {
  * The same of a device whose features are polled: a request is a register that has changed, and the interrupt.
  * Nothing tells the host that it was seen, and a request for what a register says already is none.
  */
-class PolledRegisters extends FutureRegisters {
+export class PolledRegisters extends FutureRegisters {
   readonly #control: ControlBuffer;
   readonly #pollsBalloon: boolean;
 
@@ -84,30 +81,4 @@ class PolledRegisters extends FutureRegisters {
     this.#control.words.store(word, value | 0);
     this.#control.interrupt(INTERRUPT_CONFIG);
   }
-}
-
-/** The host's access to the registers of a device that takes a kind of requests; by default the mail's and no others. */
-export function hostRegisters(
-  control: ControlBuffer,
-  { dialect, requests }: RequestKind = { dialect: 'command-register' },
-): HostRegisters {
-  if (dialect === 'virtio') {
-    return new VirtioRegisters(control);
-  }
-  if (requests === undefined) {
-    return new HostRegisters(control);
-  }
-  return requests.design === 'polling' || requests.design === 'register-and-polling'
-    ? new PolledRegisters(control, requests)
-    : new FutureRegisters(control, requests);
-}
-
-/** The trap handlers of a dialect's device. */
-export function trapsOf(control: ControlBuffer, dialect: Dialect): VcpuTraps {
-  return dialect === 'virtio' ? new VirtioTraps(control) : new VcpuTraps(control);
-}
-
-/** What kind of requests the device takes whose registers were saved. */
-export function kindOf({ dialect, offered }: RegisterState): RequestKind {
-  return { dialect, requests: offered?.requests };
 }

@@ -2,7 +2,7 @@ import type { ControlBuffer } from '../memory/control-buffer.js';
 import { QUEUE_COUNT } from '../memory/control-buffer.js';
 import { BalloonDevice, type BalloonDeviceOptions, type BalloonDeviceState } from './balloon-device.js';
 import type { Dialect } from './dialect.js';
-import { hostRegisters, kindOf } from './future-registers.js';
+import { hostRegisters, kindOf } from './guest-registers.js';
 import type { HostRegisters, RegisterState } from './registers.js';
 import type { RequestInterface } from './request-interface.js';
 

@@ -36,9 +36,12 @@ export interface HintDevice {
   suppressNotifications(): void;
   /** The host is about to sleep on the event word: ring it when there is work. True: there is some already (Q7). */
   armNotifications(): boolean;
-  /** The guest is stopped: from here on the device writes nothing to guest RAM (V14). */
+  /**
+   * The guest is stopped: from here on the device writes nothing to guest RAM (V14). A dialect that has DONE shows it here,
+   * so that it is in the device state (V6, V9).
+   */
   freeze(): void;
-  /** The migration has failed and the guest goes on here. */
+  /** The guest goes on here: the migration has failed, or its link broke. DONE, which it has not seen, is taken back (V5). */
   unfreeze(): void;
 }
 
@@ -48,7 +51,7 @@ export interface SourceVm {
   readonly memory: GuestMemory;
   /** A migration begins: from here on it, and nobody else, polls the device. */
   migrationBegins(): void;
-  /** It is over, however it ended. */
+  /** It is over, however it ended. What the guest has lent for hints is its own again (V6). */
   migrationEnds(): void;
   /** The balloon, if the guest has a driver for one that hints. */
   readonly device: HintDevice | undefined;

@@ -1,4 +1,4 @@
-import { hostRegisters, kindOf } from '../balloon/future-registers.js';
+import { hostRegisters, kindOf } from '../balloon/guest-registers.js';
 import { LacunaError } from '../errors.js';
 import type { GuestTrace } from '../guest/trace.js';
 import { ControlBuffer, EventWord, VCPU_STATE, VcpuRequest, VcpuState } from '../memory/control-buffer.js';

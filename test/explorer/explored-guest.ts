@@ -1,5 +1,5 @@
 import type { Dialect } from '../../src/balloon/dialect.js';
-import { trapsOf } from '../../src/balloon/future-registers.js';
+import { trapsOf } from '../../src/balloon/guest-registers.js';
 import {
   type FreeRangeSource,
   ReportDriver,

@@ -1,12 +1,12 @@
 import type { Dialect } from '../../src/balloon/dialect.js';
 import { ExitFeature } from '../../src/balloon/exits.js';
-import { trapsOf } from '../../src/balloon/future-registers.js';
 import {
   type GuestDevice,
   type GuestDeviceState,
   makeGuestDevice,
   saveGuestDevice,
 } from '../../src/balloon/guest-device.js';
+import { trapsOf } from '../../src/balloon/guest-registers.js';
 import { type HintSession, type HintSink, HintState } from '../../src/balloon/hint-session.js';
 import type { LacunaError } from '../../src/errors.js';
 import type { ReportMode } from '../../src/guest/runtime.js';

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { hostRegisters, kindOf } from '../../src/balloon/future-registers.js';
 import { type GuestDevice, makeGuestDevice } from '../../src/balloon/guest-device.js';
+import { hostRegisters, kindOf } from '../../src/balloon/guest-registers.js';
 import { VcpuTraps } from '../../src/balloon/registers.js';
 import type { RequestInterface } from '../../src/balloon/request-interface.js';
 import { isLacunaError } from '../../src/errors.js';

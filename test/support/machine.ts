@@ -2,13 +2,13 @@ import { expect } from 'vitest';
 import { CommandDriver, type CommandFeature, mailFeatures } from '../../src/balloon/command-driver.js';
 import type { Dialect } from '../../src/balloon/dialect.js';
 import { ExitFeature, type ExitFeatureValue } from '../../src/balloon/exits.js';
-import { trapsOf } from '../../src/balloon/future-registers.js';
 import {
   type GuestDevice,
   type GuestDeviceState,
   makeGuestDevice,
   saveGuestDevice,
 } from '../../src/balloon/guest-device.js';
+import { trapsOf } from '../../src/balloon/guest-registers.js';
 import { type HintSink, HintState } from '../../src/balloon/hint-session.js';
 import { PollingDriver } from '../../src/balloon/polling-driver.js';
 import type { DevicePort, VcpuTraps } from '../../src/balloon/registers.js';

@@ -1,9 +1,9 @@
-import { hostRegisters, kindOf, trapsOf } from '../../../src/balloon/future-registers.js';
 import {
   type GuestDevice,
   type GuestDeviceState,
   makeGuestDevice,
 } from '../../../src/balloon/guest-device.js';
+import { hostRegisters, kindOf, trapsOf } from '../../../src/balloon/guest-registers.js';
 import type { HintSink } from '../../../src/balloon/hint-session.js';
 import { PageContent } from '../../../src/guest/content.js';
 import {
