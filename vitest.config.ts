@@ -9,7 +9,7 @@ const mistake = MUTANTS.filter(({ name }) => name === process.env['LACUNA_MUTANT
 
 /** Tests with modules of their own, some of them replaced or set otherwise; all others of their kind share what is loaded. */
 const OWN_MODULES = [
-  'test/conformance/hinting-virtio.test.ts',
+  'test/conformance/*-virtio.test.ts',
   'test/unit/guest/capture-sizes.test.ts',
   'test/unit/memory/byte-ops.test.ts',
   'test/unit/migration/written-under-the-scan.test.ts',

@@ -5,6 +5,7 @@ import {
   VIRTIO_BALLOON_CMD_ID_DONE,
   VIRTIO_BALLOON_CMD_ID_STOP,
   VIRTIO_BALLOON_F_FREE_PAGE_HINT,
+  VIRTIO_BALLOON_F_MUST_TELL_HOST,
   VIRTIO_BALLOON_F_PAGE_POISON,
   VIRTIO_BALLOON_F_STATS_VQ,
 } from '../../spec/virtio-balloon.js';
@@ -26,8 +27,12 @@ export interface DriverListener {
 
 /** § 6: the device is no legacy device. */
 const VIRTIO_F_VERSION_1 = 32;
-/** What it offers. The statistics queue always: Linux before 2024 numbers queues without gaps (V13). */
+/**
+ * What it offers. The statistics queue always: Linux before 2024 numbers queues without gaps (V13). And that it is to be told
+ * of a page before the guest uses it again: one that still counts as ballooned is not sent.
+ */
 const FEATURES = [
+  VIRTIO_BALLOON_F_MUST_TELL_HOST,
   VIRTIO_BALLOON_F_STATS_VQ,
   VIRTIO_BALLOON_F_FREE_PAGE_HINT,
   VIRTIO_BALLOON_F_PAGE_POISON,
