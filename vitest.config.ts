@@ -2,9 +2,17 @@ import { defineConfig } from 'vitest/config';
 import { seeThrough } from './test/explorer/see-through.js';
 import { MUTANTS } from './test/mutants/mutants.js';
 import { mutate } from './test/mutants/mutate.js';
+import { LONG } from './test/support/long.js';
 
 /** One mistake in the sources, where `npm run mutants` asks for it. */
 const mistake = MUTANTS.filter(({ name }) => name === process.env['LACUNA_MUTANT']).map(mutate);
+
+/** Tests with modules of their own, some of them replaced; all others of their kind share what is loaded. */
+const OWN_MODULES = [
+  'test/unit/guest/capture-sizes.test.ts',
+  'test/unit/memory/byte-ops.test.ts',
+  'test/unit/migration/written-under-the-scan.test.ts',
+];
 
 /** Integration tests that two at a time have room for. */
 const NETWORK = [
@@ -18,7 +26,7 @@ export default defineConfig({
     globalSetup: mistake.length > 0 ? [] : ['test/support/build.ts'],
     // Both of two cores: left to itself vitest keeps one free.
     maxWorkers: 2,
-    testTimeout: 60_000,
+    testTimeout: LONG ? 3_600_000 : 60_000,
     hookTimeout: 60_000,
     // A CI service that asks for colours must not change what tables are compared with.
     env: { NO_COLOR: '1' },
@@ -28,8 +36,12 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['test/unit/**/*.test.ts', 'test/property/**/*.test.ts', 'test/conformance/**/*.test.ts'],
+          exclude: OWN_MODULES,
+          // Loading the sources for each file takes a third of the time that all of them take.
+          isolate: false,
         },
       },
+      { extends: true, test: { name: 'unit-alone', include: OWN_MODULES } },
       {
         extends: true,
         // Every interleaving of the real code, whose private fields it is shown; two files, for two cores.

@@ -50,6 +50,16 @@ export function isLacunaError(value: unknown, code?: LacunaErrorCode): value is 
   return value instanceof LacunaError && (code === undefined || value.code === code);
 }
 
+/**
+ * Whatever was thrown as a {@link LacunaError}: itself if it is one, and if not one of that code; `before` comes before its
+ * message.
+ */
+export function asLacunaError(thrown: unknown, code: LacunaErrorCode, before = ''): LacunaError {
+  return isLacunaError(thrown)
+    ? thrown
+    : new LacunaError(code, `${before}${messageOf(thrown)}`, { cause: thrown });
+}
+
 /** The message of anything that was thrown. */
 export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);

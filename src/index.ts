@@ -17,7 +17,8 @@ export {
   syntheticImage,
 } from './guest/image.js';
 export type { ReportMode, SelfCheck } from './guest/runtime.js';
-export { type GuestTrace, parseTrace, type TraceFiles, traceEndMs } from './guest/trace.js';
+export { type GuestTrace, traceEndMs } from './guest/trace.js';
+export { parseTrace, type TraceFiles } from './guest/trace-file.js';
 export { traceImage } from './guest/trace-player.js';
 export { traceWorkload } from './guest/trace-replay.js';
 export { IDLE_WORKLOAD, type ReplaySpec, type WorkloadSpec } from './guest/workload.js';

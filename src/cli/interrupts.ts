@@ -1,4 +1,4 @@
-import { ExitCode } from './bench/bench.js';
+import { ExitCode } from './exit-code.js';
 
 /** Told of each signal, in place of {@link handleInterrupts}' own second answer. */
 let attendant: (() => void) | undefined;

@@ -3,18 +3,22 @@ import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import pc from 'picocolors';
 import { isLacunaError } from '../errors.js';
-import { ExitCode } from './bench/bench.js';
-import { addBenchCommand } from './bench/command.js';
-import { addCaptureCommand } from './capture/command.js';
 import { packageRoot } from './captures.js';
 import type { CliContext } from './context.js';
-import { addEstimateCommand } from './estimate/command.js';
-import { addExitsCommand } from './exits/command.js';
-import { addLinuxCommand } from './linux/command.js';
-import { addReceiveCommand } from './receive/command.js';
-import { addReportCommand } from './report/command.js';
-import { addSendCommand } from './send/command.js';
-import { addStressCommand } from './stress/command.js';
+import { ExitCode } from './exit-code.js';
+
+/** What adds each command to the program, in the order of the help. */
+const COMMANDS: Readonly<Record<string, () => Promise<(context: CliContext) => void>>> = {
+  bench: async () => (await import('./bench/command.js')).addBenchCommand,
+  send: async () => (await import('./send/command.js')).addSendCommand,
+  receive: async () => (await import('./receive/command.js')).addReceiveCommand,
+  capture: async () => (await import('./capture/command.js')).addCaptureCommand,
+  estimate: async () => (await import('./estimate/command.js')).addEstimateCommand,
+  stress: async () => (await import('./stress/command.js')).addStressCommand,
+  exits: async () => (await import('./exits/command.js')).addExitsCommand,
+  report: async () => (await import('./report/command.js')).addReportCommand,
+  linux: async () => (await import('./linux/command.js')).addLinuxCommand,
+};
 
 /** Errors of which the user is the cause, rather than the guest or lacuna. */
 const USAGE_ERRORS = new Set([
@@ -48,15 +52,11 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
       code = result;
     },
   };
-  addBenchCommand(context);
-  addSendCommand(context);
-  addReceiveCommand(context);
-  addCaptureCommand(context);
-  addEstimateCommand(context);
-  addStressCommand(context);
-  addExitsCommand(context);
-  addReportCommand(context);
-  addLinuxCommand(context);
+  // Of a command that is named the others need not be loaded: that is most of the time that one takes to start.
+  const named = Object.hasOwn(COMMANDS, args[0] ?? '') ? [args[0]!] : Object.keys(COMMANDS);
+  for (const add of await Promise.all(named.map((name) => COMMANDS[name]!()))) {
+    add(context);
+  }
   for (const command of program.commands) {
     command.exitOverride().showHelpAfterError(`(lacuna ${command.name()} --help tells more)`);
   }

@@ -1,4 +1,3 @@
-import { createLogUpdate } from 'log-update';
 import pc from 'picocolors';
 
 /**
@@ -16,7 +15,8 @@ export interface Progress {
   done(): void;
 }
 
-export function makeProgress(quiet: boolean): Progress {
+/** `quiet`: shows nothing. What only a terminal needs is loaded only for a terminal. */
+export async function makeProgress(quiet: boolean): Promise<Progress> {
   if (quiet) {
     return { update: () => {}, log: () => {}, step: () => {}, done: () => {} };
   }
@@ -26,6 +26,7 @@ export function makeProgress(quiet: boolean): Progress {
     };
     return { update: () => {}, log, step: log, done: () => {} };
   }
+  const { createLogUpdate } = await import('log-update');
   const live = createLogUpdate(process.stderr);
   return {
     update: (lines) => live(lines),

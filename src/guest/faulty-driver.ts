@@ -98,7 +98,7 @@ export class FaultBoard {
   constructor(map: WordMapper, buffer: SharedArrayBuffer, pfnSpan: number) {
     this.buffer = buffer;
     this.words = map.words(buffer, 0, LIED);
-    this.lied = new PageBitmap(map.words(buffer, LIED * 4, bitmapWords(pfnSpan)), pfnSpan);
+    this.lied = PageBitmap.over(map, buffer, pfnSpan, LIED * 4);
   }
 
   /** Bytes of the buffer for a guest of `pfnSpan` page frames. */

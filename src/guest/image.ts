@@ -32,10 +32,9 @@ export interface GuestImage {
 /** The two bitmaps of an image. */
 export function imageBitmaps(map: WordMapper, image: GuestImage): { free: PageBitmap; zero: PageBitmap } {
   const { pfnSpan } = new RamLayout(image.blocks);
-  const words = bitmapWords(pfnSpan);
   return {
-    free: new PageBitmap(map.words(image.free, 0, words), pfnSpan),
-    zero: new PageBitmap(map.words(image.zero, 0, words), pfnSpan),
+    free: PageBitmap.over(map, image.free, pfnSpan),
+    zero: PageBitmap.over(map, image.zero, pfnSpan),
   };
 }
 

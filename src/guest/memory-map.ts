@@ -91,8 +91,8 @@ export interface MemoryMap {
 
 /** Flags of more frames than this are not read (4 TiB of addresses, 8 GiB of flags): bitmaps grow with it. */
 export const MOST_PFNS: number = 2 ** 30;
-/** RAM in more pieces than this is no machine's. */
-const MOST_BLOCKS = 4096;
+/** RAM in more pieces than this is no machine's; looking a page up takes as long as there are pieces. */
+export const MOST_BLOCKS = 4096;
 
 const bit = (flag: number): number => 1 << flag;
 /** Flags in the high word. */
@@ -202,7 +202,7 @@ export class MemoryMapReader {
     const words = bitmapWords(end);
     const free = new SharedArrayBuffer(words * 4);
     new Uint32Array(free).set(this.#free.subarray(0, words));
-    const bitmap = new PageBitmap(map.words(free, 0, words), end);
+    const bitmap = PageBitmap.over(map, free, end);
     return {
       pfns: this.#pfn,
       blocks,

@@ -23,7 +23,7 @@ import {
 import { DirtyLog } from '../memory/dirty-log.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import { PAGE_SIZE, pfnOf } from '../memory/page.js';
-import { bitmapWords, PageBitmap } from '../memory/page-bitmap.js';
+import { PageBitmap } from '../memory/page-bitmap.js';
 import type { WordMapper } from '../memory/shared-words.js';
 import type { WriteOracle } from '../memory/write-oracle.js';
 import { ACTUAL_OFFSET, POISON_VAL_OFFSET } from '../spec/command-register.js';
@@ -524,5 +524,5 @@ function clearMetadata(memory: GuestMemory, metadata: GuestMetadata): void {
 
 /** The dirty log of a guest, over a buffer that the host and the guest's thread share. */
 export function mapDirtyLog(map: WordMapper, buffer: ArrayBufferLike, pfnSpan: number): DirtyLog {
-  return new DirtyLog(new PageBitmap(map.words(buffer, 0, bitmapWords(pfnSpan)), pfnSpan));
+  return new DirtyLog(PageBitmap.over(map, buffer, pfnSpan));
 }

@@ -40,11 +40,16 @@ export class PageBitmap {
     }
   }
 
+  /** The bitmap that lies at a place in a buffer. */
+  static over(map: WordMapper, buffer: ArrayBufferLike, pageCount: number, byteOffset = 0): PageBitmap {
+    return new PageBitmap(map.words(buffer, byteOffset, bitmapWords(pageCount)), pageCount);
+  }
+
   /** A bitmap of its own (shared between threads if `shared`), all clear. */
   static allocate(map: WordMapper, pageCount: number, shared = false): PageBitmap {
     const bytes = bitmapWords(pageCount) * 4;
     const buffer = shared ? new SharedArrayBuffer(bytes) : new ArrayBuffer(bytes);
-    return new PageBitmap(map.words(buffer, 0, bytes / 4), pageCount);
+    return PageBitmap.over(map, buffer, pageCount);
   }
 
   /** A bitmap that one thread has to itself, all clear. */

@@ -35,9 +35,8 @@ export class WriteOracle {
     at += pageCount * 4;
     this.#declaredAt = new Uint32Array(buffer, at, pageCount);
     at += pageCount * 4;
-    this.#slots = Array.from(
-      { length: SLOTS },
-      (_, i) => new PageBitmap(map.words(buffer, at + i * bitmapBytes, bitmapBytes / 4), pageCount),
+    this.#slots = Array.from({ length: SLOTS }, (_, i) =>
+      PageBitmap.over(map, buffer, pageCount, at + i * bitmapBytes),
     );
   }
 

@@ -126,7 +126,7 @@ export async function migrate(request: MigrateRequest): Promise<PrecopySource> {
       }
       const now = clock();
       timeline?.look(source, now);
-      if (now >= nextProgress && request.onProgress !== undefined) {
+      if (now >= nextProgress && !source.done && request.onProgress !== undefined) {
         handle(() => request.onProgress?.(progressOf(source, now)));
         const after = clock(); // of a very large guest it takes a while to say how many pages are left
         nextProgress = after + Math.max(PROGRESS_MS, (after - now) * PROGRESS_MS);

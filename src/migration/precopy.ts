@@ -9,6 +9,7 @@ import {
   noPages,
   type PageCounts,
   type SourceChannel,
+  sameCounts,
 } from '../wire/channel.js';
 import { Convergence, type SwitchoverReason } from './convergence.js';
 import type { MigrationOptions } from './options.js';
@@ -864,14 +865,8 @@ export class PrecopySource {
 
   #stepReadyWait(now: number, message: DestinationMessage | undefined): number {
     if (message?.type === 'ready') {
-      const { pages, zeroPages, filledPages, rounds } = message.counts;
       const sent = this.#sentSince();
-      if (
-        pages !== sent.pages ||
-        zeroPages !== sent.zeroPages ||
-        filledPages !== sent.filledPages ||
-        rounds !== sent.rounds
-      ) {
+      if (!sameCounts(message.counts, sent)) {
         return this.#fail(
           'COUNT_MISMATCH',
           `the destination applied ${JSON.stringify(message.counts)} and the source sent ${JSON.stringify(sent)}`,

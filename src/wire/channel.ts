@@ -46,6 +46,27 @@ export function noPages(): PageCounts {
   return { pages: 0, zeroPages: 0, filledPages: 0, rounds: 0 };
 }
 
+export function sameCounts(a: PageCounts, b: PageCounts | undefined): boolean {
+  return (
+    b !== undefined &&
+    a.pages === b.pages &&
+    a.zeroPages === b.zeroPages &&
+    a.filledPages === b.filledPages &&
+    a.rounds === b.rounds
+  );
+}
+
+/** The pages that several streams have carried. Rounds are not counted: each is one of all of the streams. */
+export function totalCounts(counts: readonly PageCounts[]): PageCounts {
+  const total = noPages();
+  for (const { pages, zeroPages, filledPages } of counts) {
+    total.pages += pages;
+    total.zeroPages += zeroPages;
+    total.filledPages += filledPages;
+  }
+  return total;
+}
+
 /** What goes from the source to the destination, in order. */
 interface Frames {
   /**

@@ -16,6 +16,8 @@ import { FRAME_HEADER_BYTES } from './channel.js';
  * ```
  */
 const MAGIC = 0x4c56;
+/** What every frame begins with. */
+export const FIRST_BYTE: number = MAGIC & 0xff;
 
 /** What frames are. */
 export const FrameType = {

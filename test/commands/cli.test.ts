@@ -176,7 +176,16 @@ it('replays a trace of a folder, and says in the report where in it the guest wa
   expect(run!.guestWork.askedPagesPerSecond).toBeGreaterThan(0);
   // A guest that has come to the end of its trace halts, and is a guest like any other.
   const last = meta.samples.at(-1)!.tMs;
-  const end = await lacuna([...args.slice(0, 3), '--at', String(last / 1000), '--runs', '1', '--quiet']);
+  const end = await lacuna([
+    ...args.slice(0, 3),
+    '--at',
+    String(last / 1000),
+    '--runs',
+    '1',
+    '--baseline',
+    'both',
+    '--quiet',
+  ]);
   expect(end.code).toBe(0);
   expect(readReport().runs[0]!.replay).toMatchObject({ beganAt: last, stoppedAt: last, ended: true });
 });

@@ -27,7 +27,7 @@ function totalOf({ path }: ExitsRun): number {
 }
 
 it('counts what the formula says, for 1 to 8 features, in guests that run', async () => {
-  const { code, stdout } = await exits(['--requests', '6', '--json', 'exits.json', '--quiet']);
+  const { code, stdout } = await exits(['--requests', '3', '--json', 'exits.json', '--quiet']);
   expect(code).toBe(0);
   const report = readReport();
   expect(report.schema).toBe(1);
@@ -115,14 +115,14 @@ it.each([
 it('a report that can’t be written is said to be so, with exit code 2', async () => {
   const few = ['--mix', 'balloon', '--features', '1', '--requests', '1', '--quiet'];
   for (const option of ['--json', '--svg']) {
-    const { code, stderr } = await exits([...few, option, 'nowhere/file']);
+    const { code, stderr } = await runHere(folder, ['exits', ...few, option, 'nowhere/file']);
     expect(stderr).toContain('choose another file');
     expect(code).toBe(2);
   }
 });
 
 it('SIGINT ends it: exit code 130, and what was measured until then', async () => {
-  const args = ['--mix', 'balloon,reports', '--features', '1', '--requests', '4000', '--json', 'exits.json'];
+  const args = ['--mix', 'balloon,reports', '--features', '1', '--requests', '1000', '--json', 'exits.json'];
   const { code, stderr } = await exits(args, (text, kill) => {
     if (text.includes('balloon: 4 runs')) {
       kill('SIGINT');

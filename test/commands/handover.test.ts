@@ -1,11 +1,11 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it, onTestFailed } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { FrameType } from '../../src/wire/frames.js';
 import { LinkProxy } from '../support/link-proxy.js';
-import { Terminal } from '../support/terminal.js';
+import type { Terminal } from '../support/terminal.js';
+import { useTerminals } from '../support/terminals.js';
 
 /*
  * docs/HANDOVER.md with real processes: who dies or is cut, and when. The moments are those of the frames on the wire: a
@@ -14,33 +14,11 @@ import { Terminal } from '../support/terminal.js';
 
 const SMALL = ['--memory', '32MiB'];
 
-let folder: string;
-let terminals: Terminal[];
 let link: LinkProxy;
 let receiver: Terminal;
-
-beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), 'lacuna-ho-'));
-  terminals = [];
-});
-afterEach(async () => {
-  await Promise.all(terminals.map((terminal) => terminal.kill()));
-  await link.close();
-  rmSync(folder, { recursive: true });
-});
-
-function start(...args: string[]): Terminal {
-  const terminal = new Terminal(folder, args);
-  terminals.push(terminal);
-  onTestFailed(() => console.error(`lacuna ${args.join(' ')}\n${terminal.text}`));
-  return terminal;
-}
-
-async function startReceive(...args: string[]): Promise<{ terminal: Terminal; port: number }> {
-  const terminal = start('receive', '--listen', '127.0.0.1:0', ...args);
-  const [, port] = await terminal.says(/listening at 127\.0\.0\.1:(\d+)/);
-  return { terminal, port: Number(port) };
-}
+afterEach(() => link.close());
+const terminals = useTerminals('lacuna-ho-');
+const { start, startReceive } = terminals;
 
 /** A receiver, a link to it, and a sender over that; `arrange` has the link in its hand before anything is sent. */
 async function passage(
@@ -48,9 +26,9 @@ async function passage(
   sendArgs: readonly string[],
   arrange: (proxy: LinkProxy) => Promise<void> | undefined,
 ): Promise<{ sender: Terminal; held: Promise<void> | undefined }> {
-  const { terminal, port } = await startReceive(...receiveArgs);
-  receiver = terminal;
-  link = await LinkProxy.open(port);
+  const started = await startReceive(...receiveArgs);
+  receiver = started.receiver;
+  link = await LinkProxy.open(started.port);
   const held = arrange(link);
   return { sender: start('send', '--to', link.address, ...SMALL, ...sendArgs), held };
 }
@@ -113,7 +91,9 @@ describe('the receiver is killed', () => {
     expect(sender.text).toMatch(
       /LINK_LOST.*not restored within 500 ms[\s\S]*goes on here; self-check: passed/,
     );
-    const [run] = (JSON.parse(readFileSync(join(folder, 'sent.json'), 'utf8')) as { runs: object[] }).runs;
+    const [run] = (
+      JSON.parse(readFileSync(join(terminals.folder, 'sent.json'), 'utf8')) as { runs: object[] }
+    ).runs;
     expect(run).toMatchObject({
       status: 'failed',
       error: { code: 'LINK_LOST' },
@@ -129,8 +109,8 @@ describe('the receiver is killed', () => {
     await receiver.kill();
     expect(await sender.ended, sender.text).toBe(0);
     expect(sender.text).toMatch(/a destination that knows nothing of the guest: all of it goes again/);
-    expect(await other.terminal.ended, other.terminal.text).toBe(0);
-    expect(other.terminal.text).toMatch(/synthetic-32m: self-check passed/);
+    expect(await other.receiver.ended, other.receiver.text).toBe(0);
+    expect(other.receiver.text).toMatch(/synthetic-32m: self-check passed/);
   });
 
   it('after the commit: the sender keeps the guest stopped; there is no answer, and only an override lets it go on', async () => {
@@ -175,7 +155,7 @@ describe('the receiver is killed', () => {
     sender.signal('SIGINT');
     expect(await sender.ended).toBe(3);
     expect(sender.text).toMatch(/synthetic-32m is lost here.*may run at 127\.0\.0\.1/);
-    expect(readdirSync(join(folder, 'lacuna'))).toEqual([]); // its socket went with it
+    expect(readdirSync(join(terminals.folder, 'lacuna'))).toEqual([]); // its socket went with it
   });
 });
 
@@ -193,7 +173,7 @@ describe('the link is cut', () => {
     );
     expect(await receiver.ended, receiver.text).toBe(0);
     expect(receiver.text).toMatch(/lost: [\s\S]*restored: [\s\S]*self-check passed/);
-    const { guests } = JSON.parse(readFileSync(join(folder, 'received.json'), 'utf8')) as {
+    const { guests } = JSON.parse(readFileSync(join(terminals.folder, 'received.json'), 'utf8')) as {
       guests: object[];
     };
     expect(guests).toEqual([expect.objectContaining({ linksLost: 1, outcome: 'runs' })]);
@@ -247,23 +227,23 @@ describe('lacuna send --resume', () => {
     expect(early.text).toMatch(/the commit has not left\. There is nothing to resume/);
     expect((await resume()).text).toMatch(new RegExp(`${id}  process ${sender.pid}, .*on its way to`));
     await sender.kill();
-    expect(existsSync(join(folder, 'lacuna', `${id}.sock`))).toBe(true);
+    expect(existsSync(join(terminals.folder, 'lacuna', `${id}.sock`))).toBe(true);
     const late = await resume(id);
     expect(late.code).toBe(1);
     expect(late.text).toContain(`no process on this machine sends ${id}`);
-    expect(readdirSync(join(folder, 'lacuna'))).toEqual([]);
+    expect(readdirSync(join(terminals.folder, 'lacuna'))).toEqual([]);
   });
 
   it('what answers at a socket and is no lacuna is told apart, within a bound', async () => {
     link = await LinkProxy.open(1);
-    mkdirSync(join(folder, 'lacuna'), { mode: 0o700 });
+    mkdirSync(join(terminals.folder, 'lacuna'), { mode: 0o700 });
     const id = 'a'.repeat(32);
     const impostor = createServer((socket) => {
       socket.on('error', () => {});
       socket.write('x'.repeat(1_000_000));
     });
     await new Promise<void>((resolve) => {
-      impostor.listen(join(folder, 'lacuna', `${id}.sock`), resolve);
+      impostor.listen(join(terminals.folder, 'lacuna', `${id}.sock`), resolve);
     });
     const { code, text } = await resume(id);
     impostor.close();

@@ -1,40 +1,16 @@
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it, onTestFailed } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { BenchReport } from '../../dist/src/index.js';
 import { parseBenchReport } from '../../src/report/parse.js';
 import { runHere } from '../support/cli.js';
-import { Terminal } from '../support/terminal.js';
+import { useTerminals } from '../support/terminals.js';
 
 const CERTIFICATES = resolve('test/support/certificates');
 const SMALL = ['--memory', '32MiB'];
 
-let folder: string;
-let terminals: Terminal[];
-
-beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), 'lacuna-send-'));
-  terminals = [];
-});
-afterEach(async () => {
-  await Promise.all(terminals.map((terminal) => terminal.kill()));
-  rmSync(folder, { recursive: true });
-});
-
-function start(...args: string[]): Terminal {
-  const terminal = new Terminal(folder, args);
-  terminals.push(terminal);
-  onTestFailed(() => console.error(`lacuna ${args.join(' ')}\n${terminal.text}`));
-  return terminal;
-}
-
-/** A receiver on a port that is free, once it listens. */
-async function startReceive(...args: string[]): Promise<{ receiver: Terminal; to: string }> {
-  const receiver = start('receive', '--listen', '127.0.0.1:0', ...args);
-  const [, to] = await receiver.says(/listening at (\S+)/);
-  return { receiver, to: to! };
-}
+const terminals = useTerminals('lacuna-send-');
+const { start, startReceive } = terminals;
 
 function certificates(name: string): string[] {
   return [
@@ -45,14 +21,14 @@ function certificates(name: string): string[] {
 }
 
 function sharedKey(name: string, byte: string, mode = 0o600): string {
-  const file = join(folder, name);
+  const file = join(terminals.folder, name);
   writeFileSync(file, `tests:${byte.repeat(32)}\n`);
   chmodSync(file, mode);
   return file;
 }
 
 function json<T>(name: string): T {
-  return JSON.parse(readFileSync(join(folder, name), 'utf8')) as T;
+  return JSON.parse(readFileSync(join(terminals.folder, name), 'utf8')) as T;
 }
 
 describe('two commands', () => {
@@ -79,7 +55,7 @@ describe('two commands', () => {
       verified: { pagesCompared: 0, guestSelfCheck: 'unseen' },
     });
     expect(run!.ram.skipped).toBeGreaterThan(1000);
-    expect(readFileSync(join(folder, 'sent.html'), 'utf8')).toContain('synthetic-32m');
+    expect(readFileSync(join(terminals.folder, 'sent.html'), 'utf8')).toContain('synthetic-32m');
 
     const { guests } = json<{ guests: Record<string, unknown>[] }>('received.json');
     expect(guests).toHaveLength(1);
@@ -230,27 +206,27 @@ describe('wrong usage ends with exit code 2 and says what to do', () => {
     [['receive', '--tls-psk', 'open'], /chmod 600/],
   ])('%j', async (args, message) => {
     sharedKey('open', '5a', 0o644);
-    writeFileSync(join(folder, 'short'), 'tests:5a5a\n', { mode: 0o600 });
-    writeFileSync(join(folder, 'words'), 'secret\n', { mode: 0o600 });
-    const { code, stdout, stderr } = await runHere(folder, args);
+    writeFileSync(join(terminals.folder, 'short'), 'tests:5a5a\n', { mode: 0o600 });
+    writeFileSync(join(terminals.folder, 'words'), 'secret\n', { mode: 0o600 });
+    const { code, stdout, stderr } = await runHere(terminals.folder, args);
     expect(stderr).toMatch(message);
     expect(stdout).toBe('');
     expect(code).toBe(2);
   });
 
   it('nobody listens there: it shows before anything is booted', async () => {
-    const { code, stderr } = await runHere(folder, ['send', '--to', '127.0.0.1:1', ...SMALL]);
+    const { code, stderr } = await runHere(terminals.folder, ['send', '--to', '127.0.0.1:1', ...SMALL]);
     expect(stderr).toMatch(/127\.0\.0\.1:1/);
     expect(stderr).not.toContain('booting');
     expect(code).toBe(1);
   });
 
   it('helps, with examples and exit codes', async () => {
-    const send = await runHere(folder, ['send', '--help']);
+    const send = await runHere(terminals.folder, ['send', '--help']);
     expect(send.stdout).toMatch(
       /--override.*[\s\S]*does not run at the destination, and never will[\s\S]*Exit codes/,
     );
-    const receive = await runHere(folder, ['receive', '--help']);
+    const receive = await runHere(terminals.folder, ['receive', '--help']);
     expect(receive.stdout).toMatch(/--insecure[\s\S]*Examples:[\s\S]*Exit codes/);
     expect([send.code, receive.code]).toEqual([0, 0]);
   });

@@ -10,8 +10,8 @@ if (WHY_NOT !== undefined) {
   console.warn(`\n*** NOT TESTED between two hosts: ${WHY_NOT}. It takes Linux, root and iproute2. ***\n`);
 }
 
-/** 32 MiB nearly all of which goes over the link, which takes some seconds at this rate. */
-const SLOW = ['--memory', '32MiB', '--free', '5%', '--free-memory', 'data', '--max-bandwidth', '8MB/s'];
+/** 16 MiB nearly all of which goes over the link, which takes two seconds at this rate. */
+const SLOW = ['--memory', '16MiB', '--free', '5%', '--free-memory', 'data', '--max-bandwidth', '8MB/s'];
 
 describe.skipIf(WHY_NOT !== undefined)('two hosts', () => {
   let folder: string;

@@ -1,5 +1,6 @@
 import { EventWord } from '../../src/memory/control-buffer.js';
 import { MIB, PAGE_SIZE } from '../../src/memory/page.js';
+import { Doorbell } from '../../src/transport/network/doorbell.js';
 import {
   frameBytes,
   type RingFrame,
@@ -75,12 +76,12 @@ export class StreamRingWorld implements World {
     const end = new StreamRingEnd(map, buffer, this.#event);
     this.#state = new State(ring, end, sourceSleeper, threadSleeper);
     this.#head = new Int32Array(buffer, 0, HEAD_WORDS);
-    const constantClasses = [SleepyWords, Gate, EventWord];
+    const constantClasses = [SleepyWords, Gate, EventWord, Doorbell];
     const memory = [
       { words: new Int32Array(buffer, 0, HEAD_WORDS + runs * FRAME_WORDS) },
       { words: new Int32Array(eventBuffer) },
     ];
-    const constantFields = ['buffer', '__buffer', '__event', '__words', '__frames'];
+    const constantFields = ['buffer', 'doorbell', '__buffer', '__event', '__words', '__frames'];
     this.memento = new Memento(this.#state, { constantClasses, constantFields, memory });
     const own = { constantClasses, constantFields, memory: [], foreign: [buffer, eventBuffer] };
     this.#sourceOwn = new Memento(ring, own);
@@ -113,7 +114,7 @@ export class StreamRingWorld implements World {
     state.thread.what = action;
     this.#gate.advance({ name: 'thread', activity: state.thread, own: this.#threadOwn }, () => {
       if (action === THREAD_TURNS) {
-        void state.end.turn(() => this.#pump());
+        void state.end.doorbell.turn(() => this.#pump());
         return;
       }
       state.end.flushed(RUN_BYTES);

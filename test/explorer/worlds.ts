@@ -9,7 +9,7 @@ export interface NamedWorld {
   readonly transitions: number;
   /** Steps to the state that is farthest from the start. */
   readonly depth: number;
-  /** Explored only with LACUNA_EXPLORE=long. */
+  /** Explored by `npm run test:long` only. */
   readonly long?: boolean;
 }
 
@@ -31,13 +31,14 @@ const THREE_PAGES = { pages: 3, freePages: 1 } as const;
 
 /** Both ways of reporting, three schedules, and what the guest does meanwhile. */
 export const WORLDS: readonly NamedWorld[] = [
-  world('walk, wait: a used page is written', { ...WRITE }, [35_049, 63_322, 58]),
+  world('walk, wait: a used page is written', { ...WRITE }, [35_049, 63_322, 58], true),
   world('walk, wait: a free page is taken back and written', { ...TAKE_BACK }, [41_511, 71_160, 61]),
   world('walk, adaptive: a used page is written', { schedule: 'adaptive', ...WRITE }, [36_501, 68_211, 58]),
   world(
     'walk, adaptive: a free page is taken back and written',
     { schedule: 'adaptive', ...TAKE_BACK },
     [42_639, 75_522, 61],
+    true,
   ),
   world(
     'walk, overlap: a used page is written',
@@ -49,17 +50,20 @@ export const WORLDS: readonly NamedWorld[] = [
     'walk, overlap: a free page is taken back and written',
     { schedule: 'overlap', rounds: 1, ...TAKE_BACK },
     [95_141, 172_910, 45],
+    true,
   ),
   world('hold, wait: a used page is written', { reportMode: 'hold', ...WRITE }, [38_871, 70_252, 58]),
   world(
     'hold, wait: a held page is taken back and written',
     { reportMode: 'hold', ...TAKE_BACK },
     [59_760, 101_351, 62],
+    true,
   ),
   world(
     'hold, adaptive: a used page is written',
     { reportMode: 'hold', schedule: 'adaptive', ...WRITE },
     [40_104, 74_841, 58],
+    true,
   ),
   world(
     'hold, adaptive: a held page is taken back and written',
@@ -93,11 +97,13 @@ export const WORLDS: readonly NamedWorld[] = [
     'hold: a page is freed, and another is taken',
     { ...THREE_PAGES, reportMode: 'hold', rounds: 1, writes: 0, allocations: 1, frees: 1 },
     [71_198, 114_639, 49],
+    true,
   ),
   world(
     'a page is written after it was sent, freed, and hinted in the next round',
     { ...THREE_PAGES, writes: 1, allocations: 0, frees: 1 },
     [101_224, 182_443, 61],
+    true,
   ),
   world(
     'poisoned: a page is written after it was sent, freed, and hinted in the next round',
@@ -132,6 +138,7 @@ export const WORLDS: readonly NamedWorld[] = [
     'overlap: time passes at any moment',
     { rounds: 1, schedule: 'overlap', ticks: 1, timeouts: 1, ...QUIET },
     [97_018, 162_924, 41],
+    true,
   ),
   world(
     'adaptive: time passes at any moment',
@@ -210,6 +217,7 @@ export const WORLDS: readonly NamedWorld[] = [
     'access by access: a free page is taken back and written',
     { ...THREE_PAGES, rounds: 1, split: { ...SPLIT, guest: 'writes' }, ...TAKE_BACK },
     [31_640, 58_967, 112],
+    true,
   ),
   world(
     'hold, access by access',
@@ -226,6 +234,7 @@ export const WORLDS: readonly NamedWorld[] = [
     'access by access, cancelled at any moment',
     { ...THREE_PAGES, rounds: 1, cancels: 1, split: SPLIT, ...QUIET },
     [75_234, 153_390, 120],
+    true,
   ),
   world(
     'access by access, two rounds',
@@ -288,6 +297,3 @@ export const WORLDS: readonly NamedWorld[] = [
     [23_135, 44_865, 137],
   ),
 ];
-
-/** Set to `long`: larger worlds, and those that take minutes. */
-export const EXPLORES_LONG: boolean = process.env['LACUNA_EXPLORE'] === 'long';

@@ -11,7 +11,8 @@ afterEach(async () => {
 });
 
 /** Five times what the link carries; a fifth of that under the highest throttle. */
-const BUSY: WorkloadSpec = { kind: 'dirty', bytesPerSecond: 100e6, workingSetBytes: 8 * 1024 * 1024 };
+const BUSY: WorkloadSpec = { kind: 'dirty', bytesPerSecond: 100e6, workingSetBytes: 4 * 1024 * 1024 };
+const SMALL = { memoryBytes: 16 * 1024 * 1024 };
 const SLOW = { bytesPerSecond: 20e6, downtimeLimitMs: 20, stallRounds: 2 } as const;
 const STEPS = { throttleInitial: 0.5, throttleIncrement: 0.25, throttleMax: 0.95 } as const;
 
@@ -28,7 +29,7 @@ async function expectWriting(guest: WorkerGuest): Promise<void> {
 }
 
 it('throttles a guest that outruns the link until it fits, and lets it run freely where it arrives', async () => {
-  const guest = await bench.guest({ workload: BUSY });
+  const guest = await bench.guest({ workload: BUSY, image: SMALL });
   const destination = await bench.destinationFor(guest, true);
   const events: MigrationEvent[] = [];
   let shareAtStop = Number.NaN;
@@ -62,7 +63,7 @@ it('throttles a guest that outruns the link until it fits, and lets it run freel
 });
 
 it('leaves a guest that outruns the link running, and not throttled, where that is asked for', async () => {
-  const guest = await bench.guest({ workload: BUSY, reportMode: 'hold' });
+  const guest = await bench.guest({ workload: BUSY, image: SMALL, reportMode: 'hold' });
   const free = guest.counters().freePages;
   const destination = await bench.destinationFor(guest);
   const source = await bench.migrate(guest, destination, { options: { ...SLOW, onStall: 'cancel' } });
@@ -77,7 +78,7 @@ it('leaves a guest that outruns the link running, and not throttled, where that 
 });
 
 it('I8 lets a guest run freely again whose migration is cancelled while it is throttled', async () => {
-  const guest = await bench.guest({ workload: BUSY });
+  const guest = await bench.guest({ workload: BUSY, image: SMALL });
   const destination = await bench.destinationFor(guest);
   const abort = new AbortController();
   const events: MigrationEvent[] = [];
@@ -99,7 +100,7 @@ it('I8 lets a guest run freely again whose migration is cancelled while it is th
 });
 
 it('answers a self-check and a request to stop while it stands still almost all of the time', async () => {
-  const guest = await bench.guest({ workload: BUSY });
+  const guest = await bench.guest({ workload: BUSY, image: SMALL });
   guest.throttle(0.99);
   for (let i = 0; i < 3; i += 1) {
     expect(await guest.selfCheck()).toMatchObject({ badPages: 0, badPfn: -1 });

@@ -28,10 +28,10 @@ afterEach(async () => {
   await bench.close();
 });
 
-/** 16 MiB, a sample every 200 ms for 4 s, 600 changes on the way to each. */
+/** 16 MiB, a sample every 100 ms for 2 s, 600 changes on the way to each. */
 const BUSY = parseTrace(
   atomicMapper,
-  busyTrace({ pages: 4096, samples: 21, intervalMs: 200, changes: 150 }),
+  busyTrace({ pages: 4096, samples: 21, intervalMs: 100, changes: 150 }),
   'busy',
 );
 const GENEROUS = { timeout: 30_000 };
@@ -110,7 +110,7 @@ async function move(
 }
 
 describe.each(['walk', 'hold'] as const)('a guest that replays a trace and reports by %s', (reportMode) => {
-  it.each([0, 1530, 2999])(
+  it.each([0, 765, 1499])(
     'is moved from %s ms on, loses nothing, and goes on at the destination to the end of the trace',
     async (atMs) => {
       const guest = await bench.replaying(BUSY, atMs, { reportMode });
@@ -144,7 +144,7 @@ describe.each(['walk', 'hold'] as const)('a guest that replays a trace and repor
 });
 
 it('goes on at the source when the migration is called off', async () => {
-  const guest = await bench.replaying(BUSY, 500, { reportMode: 'hold' });
+  const guest = await bench.replaying(BUSY, 250, { reportMode: 'hold' });
   const destination = await bench.destinationFor(guest);
   const abort = new AbortController();
   const source = await bench.migrate(guest, destination, {

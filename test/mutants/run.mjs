@@ -15,6 +15,8 @@ import { createViteServer } from 'vitest/node';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const DOCUMENT = join(ROOT, 'docs/CORRECTNESS.md');
+/** What `npx vitest` runs; npx would be one more process for each mutant. */
+const VITEST = join(ROOT, 'node_modules/vitest/vitest.mjs');
 /** Between these the table and the trace are written; each `… to here` ends what began last. */
 const TABLE = '<!-- npm run mutants writes from here … -->';
 const TRACE = '<!-- the trace: npm run mutants writes from here … -->';
@@ -123,7 +125,7 @@ async function catchMutant(mutant, number) {
   }
   const report = join(tmpdir(), `lacuna-mutant-${process.pid}-${number}.json`);
   const args = [
-    'vitest',
+    VITEST,
     'run',
     '--project',
     caughtBy.project,
@@ -131,9 +133,13 @@ async function catchMutant(mutant, number) {
     `--outputFile=${report}`,
     caughtBy.file,
   ];
-  const { out, err } = await run('npx', caughtBy.test === '' ? args : [...args, '-t', caughtBy.test], {
-    LACUNA_MUTANT: mutant.name,
-  });
+  const { out, err } = await run(
+    process.execPath,
+    caughtBy.test === '' ? args : [...args, '-t', caughtBy.test],
+    {
+      LACUNA_MUTANT: mutant.name,
+    },
+  );
   let results;
   try {
     results = JSON.parse(readFileSync(report, 'utf8'));

@@ -1,11 +1,12 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { BuddyAllocator, cutIntoBlocks, MAX_ORDER } from '../../src/guest/buddy-allocator.js';
+import { effort } from '../support/long.js';
 import { NaiveBuddy } from '../support/naive-buddy.js';
 import { bitmapOf, makeAllocator, pagesIn, UnmarkedWrites } from '../unit/guest/small-guest.js';
 
 /** For each property: all of them together stay below 5 s. */
-const TIME_LIMIT_MS = 1200;
+const TIME_LIMIT_MS = 600;
 
 /** Memory of up to 2.5 of the largest blocks, in alternating runs of used and free pages. */
 const someFreePages = fc
@@ -94,7 +95,7 @@ it('answers as its naive twin and has the same pages free, after any sequence of
       check();
       expect(writes.unmarked()).toEqual([]);
     }),
-    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(300, TIME_LIMIT_MS),
   );
 });
 
@@ -122,7 +123,7 @@ it('marks every page of its state that an operation changes', () => {
       expect(writes.unmarked()).toEqual([]);
       expect(writes.changed().length > 0).toBe(wasTaken);
     }),
-    { numRuns: 50, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(50, TIME_LIMIT_MS),
   );
 });
 
@@ -142,7 +143,7 @@ it('finds any single bit of its state that is damaged', () => {
       }
       expect(allocator.inconsistency()).toBeTypeOf('string');
     }),
-    { numRuns: 100, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(100, TIME_LIMIT_MS),
   );
 });
 
@@ -162,6 +163,6 @@ it('finds any free block that was cut in two and not merged', () => {
       // Every page is in one block still, and an allocator that counts anew has the same pages.
       expect(new BuddyAllocator(ram, addresses, free.length).inconsistency()).toContain('buddies');
     }),
-    { numRuns: 100, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(100, TIME_LIMIT_MS),
   );
 });

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { MigrationOptions } from '../../src/migration/options.js';
 import { AGAIN } from '../../src/migration/precopy.js';
+import { effort } from '../support/long.js';
 import { type Frame, Machine, TestMigration } from '../support/machine.js';
 
 /*
@@ -130,7 +131,7 @@ describe('a migration under a cap', () => {
           expectUsed(capped, rate, rounds[0]!.startedAt, rounds.at(-1)!.endedAt);
         },
       ),
-      { numRuns: 8, interruptAfterTimeLimit: 6000 },
+      effort(8, 6000),
     );
   });
 
@@ -150,7 +151,7 @@ describe('a migration under a cap', () => {
         // What was in the queue when it began goes before it, and it ends when its last frame is in the queue.
         expect(Math.abs(ms - (final.bytes / last) * 1000)).toBeLessThan(20 * Math.max(1, 1 / factor));
       }),
-      { numRuns: 12, interruptAfterTimeLimit: 4000 },
+      effort(12, 4000),
     );
   });
 

@@ -2,10 +2,11 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { PageBitmap, type PageRun } from '../../src/memory/page-bitmap.js';
 import { atomicMapper } from '../../src/memory/shared-words.js';
+import { effort } from '../support/long.js';
 import { NaiveBitmap } from '../support/naive-bitmap.js';
 
 /** For each property: both together stay below 5 s. */
-const TIME_LIMIT_MS = 2400;
+const TIME_LIMIT_MS = 800;
 
 /** One call, on the bitmap or on its twin; what it answers. */
 type Call = (bitmap: PageBitmap | NaiveBitmap) => unknown;
@@ -72,7 +73,7 @@ it('answers like its naive twin, whatever is asked of it', () => {
       expect(pages).toEqual([...twin.pages].sort((a, b) => a - b));
       expect(bitmap.count()).toBe(twin.count());
     }),
-    { numRuns: 1500, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(1500, TIME_LIMIT_MS),
   );
 });
 
@@ -98,6 +99,6 @@ it('walks its runs so that each page is visited once, and no two runs touch', ()
       }
       expect(visited).toEqual([...pages].filter((pfn) => pfn >= from).sort((a, b) => a - b));
     }),
-    { numRuns: 500, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(500, TIME_LIMIT_MS),
   );
 });

@@ -6,12 +6,13 @@ import { imageBitmaps } from '../../src/guest/image.js';
 import { RamLayout } from '../../src/memory/ram-layout.js';
 import { atomicMapper } from '../../src/memory/shared-words.js';
 import { KPF_BUDDY, KPF_NOPAGE } from '../../src/spec/kpageflags.js';
+import { effort } from '../support/long.js';
 import { naiveCapture } from '../support/naive-capture.js';
 import { MADE_UP_PFNS, madeUpCapture } from '../unit/guest/captures.js';
 import { pagesIn } from '../unit/guest/small-guest.js';
 
 /** For each property: all of them together stay below 5 s. */
-const TIME_LIMIT_MS = 1200;
+const TIME_LIMIT_MS = 600;
 
 /** Bytes at some places, xor-ed with something, and perhaps an end cut off. */
 const someDamage = fc.record({
@@ -118,7 +119,7 @@ it('takes any capture that is consistent, and no other: RAM, free pages, zero pa
       taken += parseOrRefuse(files) ? 1 : 0;
       runs += 1;
     }),
-    { numRuns: 1000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(1000, TIME_LIMIT_MS),
   );
   // Both happen often (unless the time was up at once).
   if (runs > 200) {
@@ -135,7 +136,7 @@ it('takes or refuses a capture with random bytes damaged, and never fails in ano
       files.zero = damage(files.zero, zeroes);
       parseOrRefuse(files);
     }),
-    { numRuns: 2000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(2000, TIME_LIMIT_MS),
   );
 });
 
@@ -152,7 +153,7 @@ it('takes or refuses a meta.json with random bytes damaged', () => {
       }
       parseOrRefuse({ ...files, meta: meta as typeof files.meta });
     }),
-    { numRuns: 3000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(3000, TIME_LIMIT_MS),
   );
 });
 
@@ -185,6 +186,6 @@ it('takes or refuses a meta.json with anything at all in one of its fields', () 
       }
       parseOrRefuse(files);
     }),
-    { numRuns: 2000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(2000, TIME_LIMIT_MS),
   );
 });

@@ -5,10 +5,11 @@ import { isLacunaError } from '../../src/errors.js';
 import { PAGE_SIZE } from '../../src/memory/page.js';
 import { deflateRunInto, inflateRun, longestCompressed } from '../../src/transport/network/compressed-run.js';
 import { CompressionPolicy } from '../../src/transport/network/compression-policy.js';
+import { effort } from '../support/long.js';
 import { ModelledSender } from '../support/modelled-compression.js';
 
 /** For each property. */
-const TIME_LIMIT_MS = 1500;
+const TIME_LIMIT_MS = 700;
 
 /** A page of zeroes, of few letters, or of noise. */
 const page = fc
@@ -36,7 +37,7 @@ it('a run is compressed to at most 7/8 and comes out as it went in, or goes raw'
         expect(deflateRawSync(pages, { level: 1 }).length).toBeGreaterThan((pages.length * 7) / 8);
       }
     }),
-    { numRuns: 100, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(100, TIME_LIMIT_MS),
   );
 });
 
@@ -74,7 +75,7 @@ it('whatever a peer makes of a payload, it is refused by name or gives just the 
         }
       },
     ),
-    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(300, TIME_LIMIT_MS),
   );
 });
 
@@ -105,7 +106,7 @@ it('whatever link, pool and contents are, "auto" moves no less than raw would, a
         }
       },
     ),
-    { numRuns: 60, interruptAfterTimeLimit: 2 * TIME_LIMIT_MS },
+    effort(60, 2 * TIME_LIMIT_MS),
   );
 });
 
@@ -142,6 +143,6 @@ it('the same inputs give the same choices', () => {
       };
       expect(choices()).toEqual(choices());
     }),
-    { numRuns: 100, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(100, TIME_LIMIT_MS),
   );
 });

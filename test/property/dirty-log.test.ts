@@ -3,10 +3,11 @@ import { expect, it } from 'vitest';
 import { DirtyLog, DRAIN_SLICE_WORDS } from '../../src/memory/dirty-log.js';
 import { PageBitmap } from '../../src/memory/page-bitmap.js';
 import { atomicMapper, type SharedWords } from '../../src/memory/shared-words.js';
+import { effort } from '../support/long.js';
 import { NaiveDirtyLog } from '../support/naive-dirty-log.js';
 import { pagesIn } from '../unit/guest/small-guest.js';
 
-const TIME_LIMIT_MS = 4000;
+const TIME_LIMIT_MS = 1000;
 
 /** A mark that another thread makes between two of the drain's accesses: before its `access`-th. */
 interface MeanwhileMark {
@@ -178,6 +179,6 @@ it('I1 loses no mark and makes none up, in slices of any size, whenever a mark l
       expect(play.twin.pages.size).toBe(0);
       expect(play.log.bitmap.count()).toBe(0);
     }),
-    { numRuns: 600, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(600, TIME_LIMIT_MS),
   );
 });

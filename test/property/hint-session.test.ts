@@ -1,9 +1,10 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { HintSession, type HintSink, nextCommandId } from '../../src/balloon/hint-session.js';
+import { effort } from '../support/long.js';
 import { type HintEvent, NaiveHintSession } from '../support/naive-hint-session.js';
 
-const TIME_LIMIT_MS = 2000;
+const TIME_LIMIT_MS = 800;
 
 function accepts(gpa: number, lengthBytes: number): boolean {
   return lengthBytes >= 4096 && gpa % 5 !== 0;
@@ -95,7 +96,7 @@ it('I4 takes what its naive twin takes, which looks at the whole history for eac
         expect(sink.given).toEqual(twin.handedOver(open));
       }
     }),
-    { numRuns: 1500, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(1500, TIME_LIMIT_MS),
   );
 });
 
@@ -118,6 +119,6 @@ it('I4 gives out ids of 32 bits, never 0 or 1, each once before any comes again'
         expect(id).toBe(place + 2);
       }
     }),
-    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(300, TIME_LIMIT_MS),
   );
 });

@@ -3,10 +3,11 @@ import { expect, it } from 'vitest';
 import { countFreeRuns, MemoryMapReader } from '../../src/guest/memory-map.js';
 import { PageBitmap } from '../../src/memory/page-bitmap.js';
 import { atomicMapper } from '../../src/memory/shared-words.js';
+import { effort } from '../support/long.js';
 import { naiveMemoryMap, naiveOrders } from '../support/naive-memory-map.js';
 import { pagesIn } from '../unit/guest/small-guest.js';
 
-const TIME_LIMIT_MS = 1200;
+const TIME_LIMIT_MS = 600;
 
 /** Words of any of the flags that matter, most of them plausible; frames that do not exist come in runs. */
 const someWord = fc.oneof(
@@ -84,7 +85,7 @@ it('counts what the naive twin counts, fed in pieces of any length', () => {
         expect(cached).toBe(map.use.pageCache);
       },
     ),
-    { numRuns: 500, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(500, TIME_LIMIT_MS),
   );
 });
 
@@ -106,6 +107,6 @@ it('cuts free runs into blocks of every order as the naive twin does', () => {
       expect(freeRuns).toBe(runs.length);
       expect(longestFreeRunPages).toBe(Math.max(...runs.map(({ length }) => length)));
     }),
-    { numRuns: 60, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(60, TIME_LIMIT_MS),
   );
 });

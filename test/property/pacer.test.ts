@@ -1,10 +1,11 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { Pacer } from '../../src/migration/pacer.js';
+import { effort } from '../support/long.js';
 import { NaiveLink } from '../support/naive-link.js';
 
 /** For each property: all of them together stay below 5 s. */
-const TIME_LIMIT_MS = 1200;
+const TIME_LIMIT_MS = 600;
 
 /** What the pacer promises, in ms: see its constants. */
 const QUEUE_MS = 7;
@@ -65,7 +66,7 @@ it('answers like its naive twin, which remembers all that was ever sent', () => 
         expect(pacer.readyAt(now)).toBe(twin.readyAt(now));
       }
     }),
-    { numRuns: 1000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(1000, TIME_LIMIT_MS),
   );
 });
 
@@ -119,7 +120,7 @@ it('lets no more than the rate through in any window, beyond its queue, its slac
         }
       }
     }),
-    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(300, TIME_LIMIT_MS),
   );
 });
 
@@ -148,7 +149,7 @@ it('is used to the full by a sender that always sends when it may, and whose tim
         expect(Math.abs(pacer.drainedAt() - drainedAt)).toBeLessThanOrEqual(roundingOf(drainedAt, from));
       },
     ),
-    { numRuns: 400, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(400, TIME_LIMIT_MS),
   );
 });
 
@@ -167,7 +168,7 @@ it('never makes a sender wait where there is no limit', () => {
         }
       },
     ),
-    { numRuns: 200, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(200, TIME_LIMIT_MS),
   );
 });
 
@@ -271,7 +272,7 @@ it('keeps a sender within 2 % of its rate over any second, from below too if its
         }
       },
     ),
-    { numRuns: 200, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(200, TIME_LIMIT_MS),
   );
 });
 
@@ -306,7 +307,7 @@ it('keeps within 2 % of what the link carries in any second in which its rate is
         }
       },
     ),
-    { numRuns: 100, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(100, TIME_LIMIT_MS),
   );
 });
 
@@ -325,6 +326,6 @@ it('carries what is in its queue at the new rate when that is changed, and nothi
       expect(pacer.drainedAt()).toBeLessThanOrEqual(now);
       expect(pacer.readyAt(now)).toBe(now);
     }),
-    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(300, TIME_LIMIT_MS),
   );
 });

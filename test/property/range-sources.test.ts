@@ -5,11 +5,12 @@ import { HoldSource, WalkSource } from '../../src/guest/range-sources.js';
 import { PageBitmap, type PageRun } from '../../src/memory/page-bitmap.js';
 import { RamLayout } from '../../src/memory/ram-layout.js';
 import { atomicMapper } from '../../src/memory/shared-words.js';
+import { effort } from '../support/long.js';
 import { NaiveHold, naiveWalk, pagesOfRanges } from '../support/naive-ranges.js';
 import { bitmapOf, blocksOfPages, makeAllocator, pagesIn } from '../unit/guest/small-guest.js';
 
 /** For each property: all of them together stay below 5 s. */
-const TIME_LIMIT_MS = 1600;
+const TIME_LIMIT_MS = 700;
 const SPAN = 1200;
 
 /** Lengths of alternating runs of used and free pages. */
@@ -78,7 +79,7 @@ it('walk reports the pages that its naive twin finds block by block, in the fewe
         }
       }
     }),
-    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(300, TIME_LIMIT_MS),
   );
 });
 
@@ -136,7 +137,7 @@ it('walk, while the guest goes on: what it reports is free at that moment, and w
         expect(naiveWalk(always, layout, minOrder).filter((pfn) => !reported.has(pfn))).toEqual([]);
       },
     ),
-    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(300, TIME_LIMIT_MS),
   );
 });
 
@@ -221,6 +222,6 @@ it('hold takes, keeps and gives back what its naive twin does, and never a page 
       expect(held.count()).toBe(0);
       expect(pagesIn(allocator.free)).toEqual(pagesIn(bitmapOf(flags)));
     }),
-    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(300, TIME_LIMIT_MS),
   );
 });

@@ -4,6 +4,7 @@ import { gpaOf, PAGE_SIZE } from '../../src/memory/page.js';
 import type { PageBitmap, PageRun } from '../../src/memory/page-bitmap.js';
 import { RamLayout } from '../../src/memory/ram-layout.js';
 import { PageAccounts } from '../../src/migration/page-accounts.js';
+import { effort } from '../support/long.js';
 
 const TIME_LIMIT_MS = 10_000;
 const PAGES = 96;
@@ -239,6 +240,6 @@ it('I7 after any number of breaks what may be missing there is sent again, and w
       }
       play.finish();
     }),
-    { numRuns: 400, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(400, TIME_LIMIT_MS),
   );
 });

@@ -5,11 +5,12 @@ import type { PageBitmap, PageRun } from '../../src/memory/page-bitmap.js';
 import { RamLayout } from '../../src/memory/ram-layout.js';
 import { PageAccounts } from '../../src/migration/page-accounts.js';
 import { SendCursor } from '../../src/migration/send-cursor.js';
+import { effort } from '../support/long.js';
 import { NaiveAccounts } from '../support/naive-accounts.js';
 import { blocksOfPages } from '../unit/guest/small-guest.js';
 
 /** For each of the two layouts. */
-const TIME_LIMIT_MS = 2400;
+const TIME_LIMIT_MS = 900;
 /** Pages that are taken from the far end at a time (the cursor's constant), and those that share their first word. */
 const CHUNK_PAGES = 2048;
 const WORD_PAGES = 32;
@@ -374,7 +375,7 @@ it.each([
         expect(play.accounts.fill.count()).toBe(0);
         play.endRound();
       }),
-      { numRuns, interruptAfterTimeLimit: TIME_LIMIT_MS },
+      effort(numRuns, TIME_LIMIT_MS),
     );
   },
 );

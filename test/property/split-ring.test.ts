@@ -5,11 +5,12 @@ import { KIB, PAGE_SIZE } from '../../src/memory/page.js';
 import { RamLayout } from '../../src/memory/ram-layout.js';
 import { NextElement } from '../../src/virtqueue/device-queue.js';
 import { packQueue } from '../../src/virtqueue/layout.js';
+import { effort } from '../support/long.js';
 import { naiveChain } from '../support/naive-chain.js';
 import { type RawDescriptor, RawPair, RingPair, WitnessedLog } from '../support/ring-pair.js';
 
 /** For each property: all of them together stay below 5 s. */
-const TIME_LIMIT_MS = 1600;
+const TIME_LIMIT_MS = 1000;
 
 interface Buffer {
   readonly gpa: number;
@@ -234,7 +235,7 @@ it('behaves like a plain array between a driver and a device, in both notificati
       expect(pair.device.saveState()).toEqual({ lastAvailIdx: idx, usedIdx: idx });
       expect(pair.driver.saveState()).toMatchObject({ availIdx: idx, publishedIdx: idx, lastUsedIdx: idx });
     }),
-    { numRuns: 400, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(400, TIME_LIMIT_MS),
   );
 });
 
@@ -269,7 +270,7 @@ it('I1 leaves no write unmarked, whatever driver and device do', () => {
         }
       }
     }),
-    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(300, TIME_LIMIT_MS),
   );
 });
 
@@ -375,7 +376,7 @@ it('takes of a ring of any bytes what its naive twin takes, and finds the same f
         expect(pair.device.fault).toBe(fault);
       }
     }),
-    { numRuns: 3000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(3000, TIME_LIMIT_MS),
   );
   // The run met good chains and every way to be wrong (unless the time was up at once).
   if (seen.runs > 1000) {

@@ -3,11 +3,13 @@ import { expect, it } from 'vitest';
 import { imageBitmaps } from '../../src/guest/image.js';
 import { LEDGER_METADATA } from '../../src/guest/ledger.js';
 import { REPORT_MODES } from '../../src/guest/runtime.js';
-import { parseTrace, traceEndMs } from '../../src/guest/trace.js';
+import { traceEndMs } from '../../src/guest/trace.js';
+import { parseTrace } from '../../src/guest/trace-file.js';
 import { traceImage } from '../../src/guest/trace-player.js';
 import { REPLAY_SAMPLE } from '../../src/memory/control-buffer.js';
 import { atomicMapper } from '../../src/memory/shared-words.js';
 import { SCHEDULES } from '../../src/migration/options.js';
+import { effort } from '../support/long.js';
 import { expectHealthy, expectSameGuest, Machine, TestMigration } from '../support/machine.js';
 import { busyTrace } from '../support/made-up-trace.js';
 import { pagesIn } from '../unit/guest/small-guest.js';
@@ -58,6 +60,6 @@ it('is the same guest wherever its trace is interrupted, and goes on to the same
         expectEndOfTrace(migration.destination);
       }
     }),
-    { numRuns: 40, interruptAfterTimeLimit: 8000 },
+    effort(40, 8000),
   );
 });

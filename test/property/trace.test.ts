@@ -2,16 +2,18 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { isLacunaError } from '../../src/errors.js';
 import { imageBitmaps } from '../../src/guest/image.js';
-import { type GuestTrace, parseTrace, TraceBitmap, traceEndMs, traceWords } from '../../src/guest/trace.js';
+import { type GuestTrace, TraceBitmap, traceEndMs, traceWords } from '../../src/guest/trace.js';
+import { parseTrace } from '../../src/guest/trace-file.js';
 import { TracePlayer, type TracePosition, traceImage } from '../../src/guest/trace-player.js';
 import { PageBitmap } from '../../src/memory/page-bitmap.js';
 import { atomicMapper } from '../../src/memory/shared-words.js';
+import { effort } from '../support/long.js';
 import { type MadeUpSample, type MadeUpTrace, madeUpTrace } from '../support/made-up-trace.js';
 import { type NaiveChange, naiveChanges, naiveTrace } from '../support/naive-trace.js';
 import { pagesIn } from '../unit/guest/small-guest.js';
 
 /** For each property: all of them together stay below 5 s. */
-const TIME_LIMIT_MS = 1200;
+const TIME_LIMIT_MS = 600;
 const PFNS = 208;
 const RAM = [
   [0, 64],
@@ -73,7 +75,7 @@ it('takes any trace that is consistent', () => {
     fc.property(someTrace, (files) => {
       expect(parseOrRefuse(files)).toBe(true);
     }),
-    { numRuns: 200, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(200, TIME_LIMIT_MS),
   );
 });
 
@@ -93,7 +95,7 @@ it('takes or refuses records that were damaged anywhere as its naive twin does',
         keep === undefined ? files.records : files.records.subarray(0, keep % files.records.length);
       refused += parseOrRefuse({ ...files, records }) ? 0 : 1;
     }),
-    { numRuns: 300, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(300, TIME_LIMIT_MS),
   );
   expect(refused).toBeGreaterThan(0);
 });
@@ -159,6 +161,6 @@ it('plays every change once and in order, however time passes and wherever it go
       // What had been given out when it began belongs to the sample before.
       expect(all.length - given.length).toBe(TracePlayer.at(trace, atMs).save().done);
     }),
-    { numRuns: 200, interruptAfterTimeLimit: TIME_LIMIT_MS },
+    effort(200, TIME_LIMIT_MS),
   );
 });

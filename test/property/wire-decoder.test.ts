@@ -5,9 +5,10 @@ import { FRAME_HEADER_BYTES } from '../../src/wire/channel.js';
 import { type DecoderOptions, FrameDecoder } from '../../src/wire/decoder.js';
 import { type ConnectionKind, encodeFrame, FRAMES_OF, FrameType } from '../../src/wire/frames.js';
 import { Collector, FEEDS, type Feed, feedAll, hasPlace } from '../support/decoder-feeds.js';
+import { effort } from '../support/long.js';
 import { decodeNaively, type NaiveResult } from '../support/naive-decoder.js';
 
-const TIME_LIMIT_MS = 2000;
+const TIME_LIMIT_MS = 700;
 const LIMITS = { longestRunPages: 64, longestDeviceStateBytes: 300, features: 1 };
 const KEPT_BYTES = 200;
 
@@ -188,7 +189,7 @@ describe('a stream that is right', () => {
           }
         }
       }),
-      { interruptAfterTimeLimit: TIME_LIMIT_MS },
+      effort(100, TIME_LIMIT_MS),
     );
   });
 
@@ -236,7 +237,7 @@ describe('a stream that is right', () => {
           compare(stream, expected, splits, feed, staging, pausesAfter);
         },
       ),
-      { numRuns: 2000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+      effort(2000, TIME_LIMIT_MS),
     );
   });
 
@@ -248,7 +249,7 @@ describe('a stream that is right', () => {
           compare(cut, naive(cut), [], feed, staging);
         }
       }),
-      { interruptAfterTimeLimit: TIME_LIMIT_MS },
+      effort(100, TIME_LIMIT_MS),
     );
   });
 });
@@ -346,7 +347,7 @@ describe('a hostile stream', () => {
           compare(wrong, naive(wrong), within, feed, staging, pausesAfter);
         },
       ),
-      { numRuns: 20_000, interruptAfterTimeLimit: 2 * TIME_LIMIT_MS },
+      effort(20_000, 2 * TIME_LIMIT_MS),
     );
   });
 
@@ -361,7 +362,7 @@ describe('a hostile stream', () => {
         const stream = { connection, bytes: all, begins: [] };
         compare(stream, naive(stream), [], 'target', staging);
       }),
-      { numRuns: 50_000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+      effort(50_000, TIME_LIMIT_MS),
     );
   });
 
@@ -380,7 +381,7 @@ describe('a hostile stream', () => {
           compare(stream, naive(stream), [], feed, 64);
         },
       ),
-      { numRuns: 10_000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+      effort(10_000, TIME_LIMIT_MS),
     );
   });
 
@@ -416,7 +417,7 @@ describe('a hostile stream', () => {
         askedMost = Math.max(askedMost, asked);
         expect(asked).toBeLessThanOrEqual(stagingBytes + KEPT_BYTES);
       }),
-      { numRuns: 3000, interruptAfterTimeLimit: TIME_LIMIT_MS },
+      effort(3000, 2000), // for the bound to be reached, most of it
     );
     // Some were worth a buffer for kept payloads, or nothing was counted.
     expect(askedMost).toBe(48 + KEPT_BYTES);

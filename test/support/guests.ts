@@ -1,4 +1,5 @@
 // Threads run the built files (Node 20 loads no .ts in a worker), and so must whoever starts them.
+import { afterAll } from 'vitest';
 import {
   atomicMapper,
   EventWord,
@@ -20,6 +21,7 @@ import {
   type WorkerGuestOptions,
 } from '../../dist/src/index.js';
 import { zeroMemory } from '../../dist/src/memory/memory-pool.js';
+import { ThreadPool } from '../../dist/src/vmm/threads.js';
 
 const MIB = 1024 * 1024;
 
@@ -27,9 +29,17 @@ export interface TestGuestOptions extends Partial<Omit<WorkerGuestOptions, 'imag
   readonly image?: Partial<SyntheticOptions>;
 }
 
-/** Memory, threads and guests of one test; all of it is ended and reused by {@link close}. */
+/** What the tests of a file share: a thread loads its modules once. */
+const threads = new ThreadPool();
+const verifier = new Verifier();
+afterAll(async () => {
+  await threads.close();
+  await verifier.close();
+});
+
+/** Memory and guests of one test; all of it is ended by {@link close}, and used again. */
 export class Bench {
-  readonly verifier: Verifier = new Verifier();
+  readonly verifier: Verifier = verifier;
   readonly #guests = new Set<WorkerGuest>();
   readonly #destinations = new Set<WorkerDestination>();
   /** Dropped SharedArrayBuffers stay resident for a while, so they are kept for the next guest. */
@@ -75,6 +85,7 @@ export class Bench {
     const guest = await WorkerGuest.boot({
       freeMemory: 'data',
       oracle: true,
+      threads,
       ...options,
       image,
       memory: this.#memory(new RamLayout(image.blocks)),
@@ -89,6 +100,7 @@ export class Bench {
     const destination = await WorkerDestination.prepare(guest, this.#memory(guest.memory.layout), {
       holdAtStart: true,
       oracle,
+      threads,
     });
     this.#guests.add(destination.guest);
     this.#destinations.add(destination);
@@ -132,7 +144,6 @@ export class Bench {
   async close(): Promise<void> {
     await Promise.all([...this.#guests].map((guest) => guest.stop()));
     await Promise.all([...this.#destinations].map((destination) => destination.close()));
-    await this.verifier.close();
     Bench.#spare.push(...this.#taken);
   }
 }

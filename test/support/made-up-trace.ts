@@ -1,4 +1,4 @@
-import type { TraceFiles } from '../../src/guest/trace.js';
+import type { TraceFiles } from '../../src/guest/trace-file.js';
 
 export interface MadeUpSample {
   readonly tMs: number;

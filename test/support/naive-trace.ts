@@ -1,4 +1,4 @@
-import type { TraceFiles } from '../../src/guest/trace.js';
+import type { TraceFiles } from '../../src/guest/trace-file.js';
 
 /** What a sample says, page by page. */
 export interface NaiveSample {

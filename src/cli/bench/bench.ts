@@ -13,6 +13,7 @@ import { isGood, isVerified, summarise, withMedianMaps, withoutMap } from '../..
 import { sweepCharts } from '../../report/sweep.js';
 import { reportText } from '../../report/text.js';
 import { Verifier } from '../../vmm/verifier.js';
+import { ExitCode } from '../exit-code.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
 import { checkWritable, writeReport, writeText } from '../report-file.js';
 import { largestLayout, type Plan, type PlanRequest, planLine, planOf, planTable, shardOf } from './plan.js';
@@ -36,16 +37,6 @@ export interface BenchRequest extends PlanRequest {
   readonly command: string;
 }
 
-/** Exit codes of the commands, as their help says. */
-export const ExitCode = {
-  ok: 0,
-  verificationFailed: 1,
-  usage: 2,
-  /** `lacuna send`: a commit was sent, and never answered. */
-  unanswered: 3,
-  interrupted: 130,
-} as const;
-
 /** Runs the benchmark; prints the table on standard output and writes the report. Returns the exit code. */
 export async function bench(request: BenchRequest, signal: AbortSignal): Promise<number> {
   const plan = shardOf(planOf(request), request.shard);
@@ -56,7 +47,7 @@ export async function bench(request: BenchRequest, signal: AbortSignal): Promise
   for (const file of [request.json, request.html, request.svg]) {
     checkWritable(file);
   }
-  const progress = makeProgress(request.quiet);
+  const progress = await makeProgress(request.quiet);
   const verifier = new Verifier();
   const host = new DestinationHost();
   const pool = new MemoryPool(availableMemory);

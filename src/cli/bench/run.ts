@@ -193,7 +193,7 @@ async function refill(guest: WorkerGuest, { image, ringSize, freeMemory, seed }:
   const { freeGpa } = layOutMetadata(gpa, { pfnSpan, ringSize }).allocator;
   const bytes = bitmapWords(pfnSpan) * 4;
   const { buffer, byteOffset } = memory.pages(pfnOf(freeGpa), Math.ceil(bytes / PAGE_SIZE));
-  const stillFree = new PageBitmap(atomicMapper.words(buffer, byteOffset, bytes / 4), pfnSpan);
+  const stillFree = PageBitmap.over(atomicMapper, buffer, pfnSpan, byteOffset);
   refillFreeMemory(atomicMapper, memory, image, stillFree, new PageContent(seed), freeMemory);
   guest.resume();
 }

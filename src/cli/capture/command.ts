@@ -1,5 +1,5 @@
-import { ExitCode } from '../bench/bench.js';
 import type { CliContext } from '../context.js';
+import { ExitCode } from '../exit-code.js';
 import { capture } from './capture.js';
 
 interface CaptureOptions {

@@ -4,7 +4,7 @@ import type { FreeMemoryMode } from '../../guest/image.js';
 import { PAGE_SIZE } from '../../memory/page.js';
 import { thisMachine } from '../../report/machine.js';
 import { isGood } from '../../report/summary.js';
-import { ExitCode } from '../bench/bench.js';
+import { ExitCode } from '../exit-code.js';
 import { makeProgress } from '../progress.js';
 import { checkWritable, writeReport } from '../report-file.js';
 import { check } from './check.js';
@@ -37,7 +37,7 @@ export interface EstimateRequest {
 export async function estimate(request: EstimateRequest, signal: AbortSignal): Promise<number> {
   checkWritable(request.json);
   const { link, minOrder } = request;
-  const progress = makeProgress(request.quiet);
+  const progress = await makeProgress(request.quiet);
   progress.update(pc.dim('reading'));
   let report: EstimateReport;
   try {

@@ -1,9 +1,10 @@
 import { existsSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
-import { checkFreePages, parseCaptureMeta, readZeroPages } from '../../guest/capture.js';
+import { checkFreePages, readZeroPages } from '../../guest/capture.js';
 import type { GuestImage } from '../../guest/image.js';
 import { type MemoryMap, MemoryMapReader } from '../../guest/memory-map.js';
+import { parseCaptureMeta } from '../../guest/recording.js';
 import type { RamBlock } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { captureFile, captureFolder, captureNames, readMeta, readZeroBitmap } from '../captures.js';

@@ -7,7 +7,7 @@ import { RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import { ThreadPool } from '../../vmm/threads.js';
-import { ExitCode } from '../bench/bench.js';
+import { ExitCode } from '../exit-code.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
 import { checkWritable, writeReport, writeText } from '../report-file.js';
 import { type Answer, MeasuredGuest } from './measured-guest.js';
@@ -54,7 +54,7 @@ export async function exits(request: ExitsRequest, signal: AbortSignal): Promise
       );
     }
   }
-  const progress = makeProgress(request.quiet);
+  const progress = await makeProgress(request.quiet);
   let runs: ExitsRun[];
   try {
     runs = await measure(request, progress, signal);

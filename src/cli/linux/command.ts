@@ -2,7 +2,8 @@ import { type Command, Option } from 'commander';
 import { MIB } from '../../memory/page.js';
 import type { CliContext } from '../context.js';
 import { demo } from './demo.js';
-import { addImageOptions, addLinuxImageCommand, type ImageOptions, imageFor } from './image/command.js';
+import { addLinuxImageCommand, imageFor } from './image/command.js';
+import { addImageOptions, type ImageOptions } from './image/options.js';
 import { traceSession } from './trace.js';
 import { DEFAULT_MACHINE_BYTES, parseMachineMemory } from './vmm-options.js';
 

@@ -2,7 +2,7 @@ import pc from 'picocolors';
 import { LacunaError } from '../../errors.js';
 import { MIB } from '../../memory/page.js';
 import { thisMachine } from '../../report/machine.js';
-import { ExitCode } from '../bench/bench.js';
+import { ExitCode } from '../exit-code.js';
 import { checkWritable, writeReport } from '../report-file.js';
 import { parseEndpoint } from '../units.js';
 import type { GuestConsole } from './console.js';

@@ -6,6 +6,7 @@ import { KIB, MIB } from '../../memory/page.js';
 import { V86Guest, type V86GuestOptions } from '../../vmm/v86/v86-guest.js';
 import { GuestConsole, type SerialPort } from './console.js';
 import type { LinuxImage } from './image/linux-image.js';
+import { LEAST_MEMORY, MOST_MEMORY } from './machine-memory.js';
 
 /** What lacuna uses of a `V86`; the rest of it is behind {@link V86Guest}. */
 export interface Emulator extends SerialPort {
@@ -35,9 +36,6 @@ export interface MachineOptions extends V86GuestOptions {
   readonly role: 'boot' | 'incoming';
 }
 
-/** v86 gives no less to a machine with an initrd; with more than this a WebAssembly memory has no room for the rest. */
-export const LEAST_MEMORY: number = 64 * MIB;
-export const MOST_MEMORY: number = 2048 * MIB;
 /** Enough for a console of text, which nobody looks at. */
 const VGA_MEMORY_BYTES: number = 256 * KIB;
 

@@ -10,12 +10,13 @@ import type {
 import type { TlsSettings } from '../../transport/network/tls.js';
 import { receiveV86Guests, type V86Arrival } from '../../vmm/v86/network.js';
 import type { V86Guest } from '../../vmm/v86/v86-guest.js';
-import { ExitCode } from '../bench/bench.js';
+import { ExitCode } from '../exit-code.js';
 import { checkWritable, writeReport } from '../report-file.js';
 import { describeTls } from '../tls-options.js';
 import { formatEndpoint, type HostPort } from '../units.js';
 import type { LinuxImage } from './image/linux-image.js';
-import { type LinuxMachine, MOST_MEMORY, makeMachine } from './machine.js';
+import { type LinuxMachine, makeMachine } from './machine.js';
+import { MOST_MEMORY } from './machine-memory.js';
 import { attachTerminal } from './terminal.js';
 
 /** What `lacuna receive --vmm v86` was asked for. */

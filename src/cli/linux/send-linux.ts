@@ -6,7 +6,7 @@ import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import { thisMachine } from '../../report/machine.js';
 import type { CompressionMode } from '../../transport/network/compression-policy.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
-import { ExitCode } from '../bench/bench.js';
+import { ExitCode } from '../exit-code.js';
 import { attendToInterrupts } from '../interrupts.js';
 import { checkWritable, writeReport } from '../report-file.js';
 import { adviceOf } from '../send/handover.js';

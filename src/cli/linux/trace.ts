@@ -8,7 +8,7 @@ import { formatMib } from '../../report/format.js';
 import { TABLE_STYLE } from '../../report/table.js';
 import { LoopbackChannel } from '../../transport/loopback.js';
 import type { BalloonTraceEntry } from '../../vmm/v86/balloon-trace.js';
-import { ExitCode } from '../bench/bench.js';
+import { ExitCode } from '../exit-code.js';
 import { checkWritable, writeReport } from '../report-file.js';
 import type { LinuxImage } from './image/linux-image.js';
 import { makeMachine } from './machine.js';

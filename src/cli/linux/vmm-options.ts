@@ -2,8 +2,8 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { LacunaError } from '../../errors.js';
 import { MIB } from '../../memory/page.js';
 import { parseMemory, parseSize } from '../units.js';
-import { addImageFileOptions, type ImageOptions } from './image/command.js';
-import { LEAST_MEMORY, MOST_MEMORY } from './machine.js';
+import { addImageFileOptions, type ImageOptions } from './image/options.js';
+import { LEAST_MEMORY, MOST_MEMORY } from './machine-memory.js';
 
 /** What runs a guest: lacuna's own threads, or npm's v86. */
 const VMMS = ['lacuna', 'v86'] as const;

@@ -1,6 +1,5 @@
+import { MOST_STREAMS } from '../../wire/frames.js';
 import type { CliContext } from '../context.js';
-import { imageFor } from '../linux/image/command.js';
-import { receiveLinux } from '../linux/receive-linux.js';
 import { addVmmOptions, refuseOptions, V86_ONLY, type VmmOptions } from '../linux/vmm-options.js';
 import { addTlsOptions, type TlsOptions, tlsSettingsOf } from '../tls-options.js';
 import { type HostPort, parseListenEndpoint, parseMemory, parseSeconds, parseWhole } from '../units.js';
@@ -19,7 +18,6 @@ interface ReceiveOptions extends TlsOptions, VmmOptions {
 }
 
 const DEFAULT_LISTEN = '127.0.0.1:7000';
-const MOST_CHANNELS = 16;
 
 const HELP = `
 Takes guests that lacuna send brings, one after another, and goes on running them: further ones may come while it does, as
@@ -66,8 +64,8 @@ export function addReceiveCommand({ program, version, commandLine, signal, done 
     .option(
       '--max-channels <n>',
       'the most connections of a guest that carry pages, each with a thread',
-      parseWhole(1, MOST_CHANNELS),
-      MOST_CHANNELS,
+      parseWhole(1, MOST_STREAMS),
+      MOST_STREAMS,
     )
     .option('--keep <seconds>', 'how long a guest whose link broke is kept', parseSeconds, 60_000)
     .option('--once', 'end when one guest has arrived and was checked', false)
@@ -94,6 +92,8 @@ export function addReceiveCommand({ program, version, commandLine, signal, done 
       const given = (option: string): boolean => command.getOptionValueSource(option) === 'cli';
       if (options.vmm === 'v86') {
         refuseOptions('v86', ['metrics'], given);
+        const { imageFor } = await import('../linux/image/command.js');
+        const { receiveLinux } = await import('../linux/receive-linux.js');
         const image = await imageFor({ ...options, initOnAlloc: false }, signal);
         done(await receiveLinux({ ...request, image }, signal));
         return;

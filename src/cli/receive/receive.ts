@@ -8,8 +8,8 @@ import type { ListenerEvent } from '../../transport/network/incoming-migration.j
 import type { MigrationListener } from '../../transport/network/migration-listener.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
 import { type Arrival, receiveGuests } from '../../vmm/network-destination.js';
-import { ExitCode } from '../bench/bench.js';
 import { loadGuest, traceNames } from '../captures.js';
+import { ExitCode } from '../exit-code.js';
 import { serveMetrics } from '../metrics-server.js';
 import { makeProgress, type Progress } from '../progress.js';
 import { checkWritable, writeReport } from '../report-file.js';
@@ -43,7 +43,7 @@ const LOOK_MS = 500;
 /** Receives guests and runs them until `signal` is aborted, or with `once` until one is here. Returns the exit code. */
 export async function receive(request: ReceiveRequest, signal: AbortSignal): Promise<number> {
   checkWritable(request.json);
-  const progress = makeProgress(request.quiet);
+  const progress = await makeProgress(request.quiet);
   const metrics = request.metrics === undefined ? undefined : await serveMetrics(request.metrics);
   const reception = new Reception(request, progress);
   try {

@@ -3,8 +3,9 @@ import { LacunaError } from '../../errors.js';
 import { mergeReports } from '../../report/merge.js';
 import type { BenchReport } from '../../report/schema.js';
 import { isGood } from '../../report/summary.js';
-import { deliver, ExitCode } from '../bench/bench.js';
+import { deliver } from '../bench/bench.js';
 import type { CliContext } from '../context.js';
+import { ExitCode } from '../exit-code.js';
 import { readBenchReport } from '../report-file.js';
 
 interface OutputOptions {

@@ -4,6 +4,7 @@ import { STALL_ACTIONS, type StallAction } from '../../migration/convergence.js'
 import { DEFAULT_OPTIONS, type MigrationOptions, MOST_THROTTLE } from '../../migration/options.js';
 import type { Baseline } from '../../report/schema.js';
 import { COMPRESSION_MODES, type CompressionMode } from '../../transport/network/compression-policy.js';
+import { MOST_STREAMS } from '../../wire/frames.js';
 import { captureNames, loadGuest, type StoredGuest, traceNames } from '../captures.js';
 import type { CliContext } from '../context.js';
 import {
@@ -13,8 +14,7 @@ import {
   grownGuests,
   madeUpGuest,
 } from '../guest-options.js';
-import { imageFor } from '../linux/image/command.js';
-import { type SendLinuxRequest, sendLinux } from '../linux/send-linux.js';
+import type { SendLinuxRequest } from '../linux/send-linux.js';
 import {
   addVmmOptions,
   DEFAULT_MACHINE_BYTES,
@@ -59,8 +59,6 @@ interface SendOptions extends GuestOptions, TlsOptions, VmmOptions {
 }
 
 const DEFAULT_GUEST = 'build-2g';
-/** A thread each at both ends. */
-const MOST_CHANNELS = 16;
 
 const HELP = `
 Boots a guest, lets it run, and moves it to a machine (or a terminal) where lacuna receive listens. Guests that come with
@@ -109,7 +107,7 @@ export function addSendCommand({ program, version, commandLine, signal, done }: 
     .option(
       '--channels <n>',
       'connections that carry pages, each with a thread',
-      parseWhole(1, MOST_CHANNELS),
+      parseWhole(1, MOST_STREAMS),
       1,
     )
     .addOption(
@@ -188,6 +186,8 @@ export function addSendCommand({ program, version, commandLine, signal, done }: 
       const given = (option: string): boolean => command.getOptionValueSource(option) === 'cli';
       if (options.vmm === 'v86') {
         refuseOptions('v86', LACUNA_ONLY, given);
+        const { imageFor } = await import('../linux/image/command.js');
+        const { sendLinux } = await import('../linux/send-linux.js');
         const image = await imageFor(options, signal);
         done(await sendLinux({ ...linuxRequestOf(options), image, version, command: commandLine }, signal));
         return;

@@ -1,7 +1,7 @@
 import pc from 'picocolors';
 import { LacunaError } from '../../errors.js';
 import { formatMs } from '../../report/format.js';
-import { ExitCode } from '../bench/bench.js';
+import { ExitCode } from '../exit-code.js';
 import { askControl, type ControlReply } from './control.js';
 import { controlIds, isMigrationId } from './control-folder.js';
 import { adviceOf } from './handover.js';

@@ -16,7 +16,7 @@ import { connectMigration, type NetworkChannel } from '../../transport/network/n
 import type { TlsSettings } from '../../transport/network/tls.js';
 import { describeGuest } from '../../vmm/network-destination.js';
 import type { WorkerGuest } from '../../vmm/worker-guest.js';
-import { deliver, ExitCode } from '../bench/bench.js';
+import { deliver } from '../bench/bench.js';
 import { planOf } from '../bench/plan.js';
 import {
   bootGuest,
@@ -28,6 +28,7 @@ import {
   timedMigration,
   withReplay,
 } from '../bench/run.js';
+import { ExitCode } from '../exit-code.js';
 import { attendToInterrupts } from '../interrupts.js';
 import { type MetricsServer, serveMetrics } from '../metrics-server.js';
 import { makeProgress, type Progress } from '../progress.js';
@@ -63,7 +64,7 @@ export async function send(request: SendRequest, signal: AbortSignal): Promise<n
   for (const file of [request.json, request.html]) {
     checkWritable(file);
   }
-  const progress = makeProgress(request.quiet);
+  const progress = await makeProgress(request.quiet);
   const metrics = request.metrics === undefined ? undefined : await serveMetrics(request.metrics);
   if (metrics !== undefined) {
     progress.log(pc.dim(metricsLine(metrics)));

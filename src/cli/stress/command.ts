@@ -1,8 +1,8 @@
 import { availableParallelism } from 'node:os';
 import { InvalidArgumentError, Option } from 'commander';
 import { LacunaError } from '../../errors.js';
-import { ExitCode } from '../bench/bench.js';
 import type { CliContext } from '../context.js';
+import { ExitCode } from '../exit-code.js';
 import { parseList, parseWhole } from '../units.js';
 import { FAULT_KINDS, type FaultKind, faultsOf, type StressTransport, TRANSPORTS } from './plan.js';
 import { stress } from './stress.js';

@@ -139,7 +139,7 @@ export function heldPages({ guest, heldGpa }: TravellingGuest): number {
   const bytes = bitmapWords(pfnSpan) * 4;
   const segment = guest.memory.segmentOf(heldGpa, bytes)!;
   const at = segment.bytes.byteOffset + heldGpa - segment.startGpa;
-  return new PageBitmap(atomicMapper.words(segment.bytes.buffer, at, bytes / 4), pfnSpan).count();
+  return PageBitmap.over(atomicMapper, segment.bytes.buffer, pfnSpan, at).count();
 }
 
 /** Bytes that are zeroed before the event loop gets its turn: about half a millisecond. */

@@ -2,14 +2,13 @@ import { connect, type Socket } from 'node:net';
 import { MIB } from '../../memory/page.js';
 import { RamLayout } from '../../memory/ram-layout.js';
 import { FRAME_HEADER_BYTES } from '../../wire/channel.js';
-import { encodeFrame, FrameType, ID_BYTES } from '../../wire/frames.js';
+import { encodeFrame, FrameType, ID_BYTES, MOST_STREAMS } from '../../wire/frames.js';
 import { encodeHello } from '../../wire/hello.js';
 import type { HostilePeersPlan } from './network-plan.js';
 import { Random } from './random.js';
 
 /** No more of them at once than leave room for those who are honest: a destination keeps few strangers. */
 const MOST_AT_ONCE = 6;
-const MOST_STREAMS = 16;
 const MOST_GARBAGE_BYTES = 4096;
 /** More than a destination hears of one connection in a second. */
 const FLOOD_FRAMES = 400;

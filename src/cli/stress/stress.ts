@@ -5,7 +5,7 @@ import { formatMs } from '../../report/format.js';
 import { availableMemory, thisMachine } from '../../report/machine.js';
 import { ThreadPool } from '../../vmm/threads.js';
 import { Verifier } from '../../vmm/verifier.js';
-import { ExitCode } from '../bench/bench.js';
+import { ExitCode } from '../exit-code.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
 import { checkWritable, writeReport } from '../report-file.js';
 import { describeGuest, describeHop } from './describe.js';
@@ -54,7 +54,12 @@ export async function stress(
 ): Promise<number> {
   checkWritable(request.json);
   const verifier = new Verifier();
-  const run = new StressRun(request, signal, compare ?? ((here, there) => verifier.compare(here, there)));
+  const run = new StressRun(
+    request,
+    await makeProgress(request.quiet),
+    signal,
+    compare ?? ((here, there) => verifier.compare(here, there)),
+  );
   try {
     await run.run();
   } finally {
@@ -86,7 +91,12 @@ class StressRun {
   /** Migrations that were begun. */
   #begun = 0;
 
-  constructor(request: StressRequest, signal: AbortSignal, compare: StressServices['compare']) {
+  constructor(
+    request: StressRequest,
+    progress: Progress,
+    signal: AbortSignal,
+    compare: StressServices['compare'],
+  ) {
     this.#request = request;
     this.#services = {
       pool: new MemoryPool(availableMemory),
@@ -95,7 +105,7 @@ class StressRun {
       signal: AbortSignal.any([signal, this.#failed.signal]),
       tally: this.tally,
     };
-    this.#progress = makeProgress(request.quiet);
+    this.#progress = progress;
     this.#nextCase = request.cases?.first ?? 1;
   }
 

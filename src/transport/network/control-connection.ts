@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError, LacunaError, messageOf } from '../../errors.js';
 import { FrameDecoder } from '../../wire/decoder.js';
 import {
   type ConnectionKind,
@@ -49,6 +49,16 @@ const MOST_UNREAD_BYTES = 64 * 1024;
 const MOST_WAITING_BYTES: number = 2 * MOST_DEVICE_STATE_BYTES;
 
 /**
+ * How long the reason for a stream's end may come after it, in ms: it comes by the control connection, which is another.
+ */
+export const LAST_WORDS_MS = 200;
+
+/** Who is at the other end of a connection. */
+export function peerOf(socket: Socket): string {
+  return `${socket.remoteAddress ?? 'a closed connection'}:${socket.remotePort ?? 0}`;
+}
+
+/**
  * The control connection of a migration, as either end has it: frames in both directions over a socket of TCP or TLS,
  * numbered, of one epoch; pings and pongs; and the ways in which it ends.
  */
@@ -86,7 +96,7 @@ export class ControlConnection {
     this.#epoch = options.epoch ?? 0;
     this.#silenceMs = options.silenceMs;
     this.#framesPerSecond = options.framesPerSecond ?? Number.POSITIVE_INFINITY;
-    this.peer = `${socket.remoteAddress ?? 'a closed connection'}:${socket.remotePort ?? 0}`;
+    this.peer = peerOf(socket);
     this.#decoder = new FrameDecoder(
       {
         header: (header) => this.#placeFor(header),
@@ -295,11 +305,7 @@ export class ControlConnection {
     this.#socket.off('data', this.#onData).on('data', ignore);
     if (!this.#over) {
       this.#over = true;
-      this.#handler.ended(
-        isLacunaError(thrown)
-          ? thrown
-          : new LacunaError('ILLEGAL_STATE', messageOf(thrown), { cause: thrown }),
-      );
+      this.#handler.ended(asLacunaError(thrown, 'ILLEGAL_STATE'));
     }
   }
 

@@ -1,10 +1,10 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import type { Socket } from 'node:net';
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError, LacunaError } from '../../errors.js';
 import type { GuestMemory } from '../../memory/guest-memory.js';
 import { bitmapWords } from '../../memory/page-bitmap.js';
 import type { RamLayout } from '../../memory/ram-layout.js';
-import { type DestinationMessage, type FrameSink, noPages, type PageCounts } from '../../wire/channel.js';
+import { type DestinationMessage, type FrameSink, type PageCounts, totalCounts } from '../../wire/channel.js';
 import { type FrameHeader, FrameType, ID_BYTES, MOST_RUN_PAGES } from '../../wire/frames.js';
 import {
   agreedFeatures,
@@ -15,7 +15,7 @@ import {
   type Hello,
   type WelcomeStatus,
 } from '../../wire/hello.js';
-import type { ControlConnection } from './control-connection.js';
+import { type ControlConnection, LAST_WORDS_MS } from './control-connection.js';
 import type { ReceivingStreams, ReceivingStreamsOptions } from './receiving-streams.js';
 import type { Outcome } from './settled-migrations.js';
 import type { TlsSettings } from './tls.js';
@@ -105,9 +105,6 @@ export interface IncomingHost {
   /** Nothing of it is left. */
   over(): void;
 }
-
-/** How long a source may take to say why a stream has ended. */
-const LAST_WORDS_MS = 200;
 
 /** The link that is there now. */
 interface Link {
@@ -350,7 +347,7 @@ export class IncomingMigration {
     const admitted = await this.#host.admit(
       this.offer,
       (message) => this.#onReply(message),
-      () => total(this.#link?.streams.counts() ?? []),
+      () => totalCounts(this.#link?.streams.counts() ?? []),
       () => this.#received(),
     );
     this.#admitted = admitted;
@@ -515,7 +512,7 @@ export class IncomingMigration {
       return;
     }
     this.phase = 'over';
-    const error = asError(thrown);
+    const error = asLacunaError(thrown, 'DESTINATION_FAILED');
     this.connection?.refuse(error); // before its streams are closed: it should know why
     await this.#quiesce();
     const sink = this.#admitted?.sink;
@@ -577,7 +574,7 @@ export class IncomingMigration {
   }
 
   #refuse(connection: ControlConnection, thrown: unknown): void {
-    const error = asError(thrown);
+    const error = asLacunaError(thrown, 'DESTINATION_FAILED');
     this.#host.say('refused', error.message);
     connection.refuse(error);
   }
@@ -610,27 +607,11 @@ function isBreak(failure: LacunaError): boolean {
 }
 
 function addTo(sum: ReceivedTotals, streams: Streams): void {
-  const { pages, zeroPages, filledPages } = total(streams.counts());
+  const { pages, zeroPages, filledPages } = totalCounts(streams.counts());
   sum.pages += pages;
   sum.zeroPages += zeroPages;
   sum.filledPages += filledPages;
   sum.bytes += streams.bytesReceived();
-}
-
-function total(counts: readonly PageCounts[]): PageCounts {
-  const sum = noPages();
-  for (const { pages, zeroPages, filledPages } of counts) {
-    sum.pages += pages;
-    sum.zeroPages += zeroPages;
-    sum.filledPages += filledPages;
-  }
-  return sum;
-}
-
-function asError(thrown: unknown): LacunaError {
-  return isLacunaError(thrown)
-    ? thrown
-    : new LacunaError('DESTINATION_FAILED', messageOf(thrown), { cause: thrown });
 }
 
 function outOfTurn(what: string): LacunaError {

@@ -2,12 +2,13 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { type AddressInfo, createServer, isIPv4, type Server, type Socket } from 'node:net';
 import { LacunaError, messageOf } from '../../errors.js';
+import { equalBytes } from '../../memory/byte-ops.js';
 import { MIB } from '../../memory/page.js';
 import type { RamLayout } from '../../memory/ram-layout.js';
 import type { DestinationMessage, PageCounts } from '../../wire/channel.js';
 import { type FrameHeader, FrameType, ID_BYTES, MOST_STREAMS } from '../../wire/frames.js';
 import { decodeHello, encodeStarted, encodeText, type Hello } from '../../wire/hello.js';
-import { ControlConnection } from './control-connection.js';
+import { ControlConnection, peerOf } from './control-connection.js';
 import {
   type Admission,
   IncomingMigration,
@@ -19,7 +20,7 @@ import {
 } from './incoming-migration.js';
 import { ReceivingStreams } from './receiving-streams.js';
 import { SettledMigrations } from './settled-migrations.js';
-import { checkTlsSettings, secureServer, type TlsSettings } from './tls.js';
+import { checkTlsSettings, secureServer, TlsRecord, type TlsSettings } from './tls.js';
 
 /** How long a destination waits for what; milliseconds. */
 export interface ListenTimeouts {
@@ -68,8 +69,6 @@ const MOST_QUERIES = 16;
 const MOST_FRAMES_PER_SECOND = 200;
 /** Bitmaps have a bit for each page of a hole, too (`RamLayout`): 2 MiB each for so much. */
 const MOST_HOLE_BYTES: number = 64 * 1024 * MIB;
-/** The first byte of TLS's handshake. */
-const TLS_HANDSHAKE = 0x16;
 
 /**
  * Listens for migrations, one at a time. Throws INVALID_ARGUMENT for an address that other machines reach, if neither TLS
@@ -205,7 +204,7 @@ export class MigrationListener {
   /** By its first byte: the beginning of TLS, which only control connections have, or a frame in clear. */
   #identify(socket: Socket, firstByte: number, known: () => void): void {
     const { tls } = this.#options;
-    if (firstByte !== TLS_HANDSHAKE) {
+    if (firstByte !== TlsRecord.handshake) {
       this.#control(socket, false, known);
     } else if (tls === undefined) {
       // In clear, which a TLS client takes for what it is: no TLS.
@@ -410,7 +409,7 @@ export class MigrationListener {
   /** Whether what the source knows of us was said by this instance; true as well if it knows nothing of anybody. */
   #isOurs({ nonce, committed }: Hello): boolean {
     const isNone = nonce.every((byte) => byte === 0);
-    return isNone ? !committed : nonce.every((byte, i) => byte === this.#nonce[i]);
+    return isNone ? !committed : equalBytes(nonce, this.#nonce);
   }
 
   /** Throws what the offer is refused with before anybody is asked. */
@@ -491,7 +490,7 @@ export class MigrationListener {
     this.#say({
       type,
       migrationId: undefined,
-      peer: `${socket.remoteAddress ?? 'a closed connection'}:${socket.remotePort ?? 0}`,
+      peer: peerOf(socket),
       text,
     });
   }

@@ -1,9 +1,16 @@
 import { randomBytes } from 'node:crypto';
 import { isLacunaError, LacunaError, type LacunaErrorCode, messageOf } from '../../errors.js';
+import { equalBytes } from '../../memory/byte-ops.js';
 import type { EventWord } from '../../memory/control-buffer.js';
 import type { GuestMemory } from '../../memory/guest-memory.js';
 import { PAGE_SIZE } from '../../memory/page.js';
-import type { DestinationMessage, PageCounts, SourceChannel } from '../../wire/channel.js';
+import {
+  type DestinationMessage,
+  type PageCounts,
+  type SourceChannel,
+  sameCounts,
+  totalCounts,
+} from '../../wire/channel.js';
 import {
   Feature,
   type FrameHeader,
@@ -23,7 +30,7 @@ import {
 } from '../../wire/hello.js';
 import type { CompressionMode } from './compression-policy.js';
 import type { Endpoint } from './connect-stream.js';
-import type { ControlConnection } from './control-connection.js';
+import { type ControlConnection, LAST_WORDS_MS } from './control-connection.js';
 import { openControl } from './open-control.js';
 import { SendingStreams } from './sending-streams.js';
 import { checkTlsSettings } from './tls.js';
@@ -73,8 +80,6 @@ interface Link {
 const DEFAULT_RETRY = { firstMs: 200, mostMs: 5000 } as const;
 const DEFAULT_SILENCE_MS = 10_000;
 const DEFAULT_CONNECT_TIMEOUT_MS = 10_000;
-/** How long the reason for a stream's end may come after it: it comes by another connection. */
-const LAST_WORDS_MS = 200;
 /** A run may be cut into so many: a stream that has said it was writable has room for them. */
 const MOST_PIECES = 8;
 /** A good `maxRunPages` for a migration over the network: 4 MiB a write. Every destination takes as much. */
@@ -376,7 +381,7 @@ class Session {
   /** Stream by stream: totals could agree although a page went to the wrong one's account. */
   #onReady(counts: readonly PageCounts[]): void {
     const sent = this.#link?.streams?.counts() ?? [];
-    const wrong = counts.findIndex((count, i) => !isSame(count, sent[i]));
+    const wrong = counts.findIndex((count, i) => !sameCounts(count, sent[i]));
     if (wrong !== -1) {
       this.#say({
         type: 'error',
@@ -384,17 +389,7 @@ class Session {
       });
       return;
     }
-    const total = (of: (count: PageCounts) => number): number =>
-      counts.reduce((sum, count) => sum + of(count), 0);
-    this.#say({
-      type: 'ready',
-      counts: {
-        pages: total(({ pages }) => pages),
-        zeroPages: total(({ zeroPages }) => zeroPages),
-        filledPages: total(({ filledPages }) => filledPages),
-        rounds: this.#rounds,
-      },
-    });
+    this.#say({ type: 'ready', counts: { ...totalCounts(counts), rounds: this.#rounds } });
   }
 
   /** The outcome is known: the connection may close. */
@@ -551,7 +546,7 @@ class Session {
         },
       },
     });
-    const sameInstance = sameBytes(welcome.nonce, this.#nonce);
+    const sameInstance = equalBytes(welcome.nonce, this.#nonce);
     try {
       const streams = await this.#streamsFor(welcome, attempt.signal);
       if (broken !== undefined || this.#over) {
@@ -650,18 +645,4 @@ const PASSING: readonly LacunaErrorCode[] = [
 
 function mayPass(thrown: unknown): boolean {
   return isLacunaError(thrown) && PASSING.includes(thrown.code);
-}
-
-function isSame(a: PageCounts, b: PageCounts | undefined): boolean {
-  return (
-    b !== undefined &&
-    a.pages === b.pages &&
-    a.zeroPages === b.zeroPages &&
-    a.filledPages === b.filledPages &&
-    a.rounds === b.rounds
-  );
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }

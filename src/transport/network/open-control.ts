@@ -1,10 +1,10 @@
 import { connect, type Socket } from 'node:net';
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
-import { FrameType } from '../../wire/frames.js';
+import { asLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { FIRST_BYTE, FrameType } from '../../wire/frames.js';
 import { decodeError, decodeWelcome, encodeHello, type Hello, type Welcome } from '../../wire/hello.js';
 import type { Endpoint } from './connect-stream.js';
 import { ControlConnection, type ControlHandler } from './control-connection.js';
-import { secureClient } from './tls.js';
+import { secureClient, TlsRecord } from './tls.js';
 
 /** How a control connection is opened. */
 export interface OpenControl {
@@ -39,11 +39,7 @@ export async function openControl(
     return await greeted(secured, options);
   } catch (thrown) {
     socket.destroy();
-    throw signal.aborted
-      ? cancelled()
-      : isLacunaError(thrown)
-        ? thrown
-        : new LacunaError('CONNECTION_FAILED', `${host}:${port}: ${messageOf(thrown)}`, { cause: thrown });
+    throw signal.aborted ? cancelled() : asLacunaError(thrown, 'CONNECTION_FAILED', `${host}:${port}: `);
   } finally {
     signal.removeEventListener('abort', stop);
   }
@@ -161,10 +157,6 @@ function greeted(
   });
 }
 
-/** The first bytes of TLS records: an alert, a handshake. */
-const TLS_ALERT = 0x15;
-const TLS_HANDSHAKE = 0x16;
-
 /** What kind of peer does not answer a hello by a welcome. */
 function notWelcome(
   error: LacunaError,
@@ -187,7 +179,7 @@ function notWelcome(
           { cause: error },
         );
   }
-  if (!isSecured && (firstByte === TLS_ALERT || firstByte === TLS_HANDSHAKE)) {
+  if (!isSecured && (firstByte === TlsRecord.alert || firstByte === TlsRecord.handshake)) {
     return new LacunaError(
       'AUTHENTICATION_FAILED',
       `${where} takes TLS only: give this end a certificate or the pre-shared key`,
@@ -200,9 +192,6 @@ function notWelcome(
       })
     : error;
 }
-
-/** Of every frame. */
-const FIRST_BYTE = 0x56;
 
 function cancelled(): LacunaError {
   return new LacunaError('CANCELLED', 'the connection was given up before it was made');

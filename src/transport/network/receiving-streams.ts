@@ -2,7 +2,7 @@ import type { Socket } from 'node:net';
 import { LacunaError } from '../../errors.js';
 import { EventWord } from '../../memory/control-buffer.js';
 import { type GuestMemory, SharedGuestMemory } from '../../memory/guest-memory.js';
-import { bitmapWords, PageBitmap } from '../../memory/page-bitmap.js';
+import { PageBitmap } from '../../memory/page-bitmap.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import type { PageCounts } from '../../wire/channel.js';
 import { newThreads, type Thread, type ThreadSource } from '../threads.js';
@@ -105,7 +105,7 @@ class ThreadedStream implements Incoming {
   }
 
   async close(): Promise<void> {
-    this.#board.stop();
+    this.#board.doorbell.stop();
     await this.#thread.ended;
     if (this.#board.takeBack()) {
       this.#lent?.close();
@@ -199,7 +199,7 @@ export class ReceivingStreams {
     this.#options = options;
     const { count, memory, written } = options;
     const { pfnSpan } = memory.layout;
-    this.#written = new PageBitmap(atomicMapper.words(written, 0, bitmapWords(pfnSpan)), pfnSpan);
+    this.#written = PageBitmap.over(atomicMapper, written, pfnSpan);
     const way = options.way ?? (canLend() ? 'threads' : 'this-thread');
     this.#streams = Array.from({ length: count }, (_, index) =>
       way === 'threads' && memory instanceof SharedGuestMemory

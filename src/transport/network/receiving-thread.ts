@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import { EventWord } from '../../memory/control-buffer.js';
 import { SharedGuestMemory } from '../../memory/guest-memory.js';
-import { bitmapWords, PageBitmap } from '../../memory/page-bitmap.js';
+import { PageBitmap } from '../../memory/page-bitmap.js';
 import { type RamBlock, RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
 import { socketOf } from './accepted-socket.js';
@@ -35,7 +35,7 @@ export async function receiveFromDescriptor(data: ReceivingThreadData): Promise<
     index: data.index,
     epoch: data.epoch,
     memory,
-    written: new PageBitmap(atomicMapper.words(data.written, 0, bitmapWords(pfnSpan)), pfnSpan),
+    written: PageBitmap.over(atomicMapper, data.written, pfnSpan),
     longestRunPages: data.longestRunPages,
     features: data.features,
     received: show,
@@ -61,7 +61,7 @@ export async function receiveFromDescriptor(data: ReceivingThreadData): Promise<
       );
     }
   };
-  await board.serve(work);
+  await board.doorbell.serve(work);
   await receiver.close();
   socket?.destroy();
   release();

@@ -1,4 +1,4 @@
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError, LacunaError } from '../../errors.js';
 import type { EventWord } from '../../memory/control-buffer.js';
 import { type GuestMemory, SharedGuestMemory } from '../../memory/guest-memory.js';
 import { atomicMapper } from '../../memory/shared-words.js';
@@ -99,7 +99,7 @@ class ThreadedStream implements Outgoing {
   }
 
   async close(): Promise<void> {
-    this.#ring.stop();
+    this.#ring.doorbell.stop();
     await this.#thread.ended;
   }
 }
@@ -131,9 +131,7 @@ class LocalStream implements Outgoing {
         this.#become(StreamState.open);
       },
       (thrown: unknown) => {
-        const error = isLacunaError(thrown)
-          ? thrown
-          : new LacunaError('CONNECTION_FAILED', messageOf(thrown), { cause: thrown });
+        const error = asLacunaError(thrown, 'CONNECTION_FAILED');
         this.#become(StreamState.failed, error);
       },
     );
@@ -148,25 +146,11 @@ class LocalStream implements Outgoing {
   }
 
   put(type: number, pfn: number, pageCount: number, value: number, payload?: Uint8Array): void {
-    const sender = this.#sender;
     this.unflushedBytes += frameBytes(type, pageCount, payload?.length);
-    switch (type) {
-      case FrameType.pages:
-        // A copy: the memory's owner may take its buffers back before the socket has read them.
-        sender?.pageRun(pfn, pageCount, new Uint8Array(payload ?? []));
-        break;
-      case FrameType.compressedPages:
-        sender?.compressedRun(pfn, pageCount, payload ?? new Uint8Array(0)); // nobody's but the compressor's, until it has left
-        break;
-      case FrameType.zero:
-        sender?.zeroRun(pfn, pageCount);
-        break;
-      case FrameType.fill:
-        sender?.fillRun(pfn, pageCount, value);
-        break;
-      default:
-        sender?.roundEnd(value);
-    }
+    // A copy of pages: the memory's owner may take its buffers back before the socket has read them. What was compressed is
+    // nobody's but the compressor's until it has left.
+    const kept = type === FrameType.pages ? new Uint8Array(payload ?? []) : payload;
+    this.#sender?.put(type, pfn, pageCount, value, kept);
     if (!this.#isFlushDue) {
       this.#isFlushDue = true; // once for everything that is sent without a pause
       queueMicrotask(() => {

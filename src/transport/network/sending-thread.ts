@@ -1,4 +1,4 @@
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError } from '../../errors.js';
 import { EventWord } from '../../memory/control-buffer.js';
 import { SharedGuestMemory } from '../../memory/guest-memory.js';
 import { type RamBlock, RamLayout } from '../../memory/ram-layout.js';
@@ -30,24 +30,20 @@ export async function sendFromRing(data: SendingThreadData): Promise<void> {
   const release = keepAlive();
   let sender: StreamSender | undefined;
 
+  const payloadOf = ({ type, pfn, pageCount, value }: RingFrame): Uint8Array | undefined => {
+    switch (type) {
+      case FrameType.pages:
+        return memory.pages(pfn, pageCount);
+      case FrameType.compressedPages:
+        return slots!.payload(value);
+      default:
+        return undefined;
+    }
+  };
   const pump = (): void => {
     while (sender?.hasRoom === true && ring.take(frame)) {
-      switch (frame.type) {
-        case FrameType.pages:
-          sender.pageRun(frame.pfn, frame.pageCount, memory.pages(frame.pfn, frame.pageCount));
-          break;
-        case FrameType.compressedPages:
-          sender.compressedRun(frame.pfn, frame.pageCount, slots!.payload(frame.value));
-          break;
-        case FrameType.zero:
-          sender.zeroRun(frame.pfn, frame.pageCount);
-          break;
-        case FrameType.fill:
-          sender.fillRun(frame.pfn, frame.pageCount, frame.value);
-          break;
-        default:
-          sender.roundEnd(frame.value);
-      }
+      const { type, pfn, pageCount, value } = frame;
+      sender.put(type, pfn, pageCount, value, payloadOf(frame));
     }
     sender?.flush();
   };
@@ -66,13 +62,10 @@ export async function sendFromRing(data: SendingThreadData): Promise<void> {
       pump();
     },
     (thrown: unknown) => {
-      ring.become(
-        StreamState.failed,
-        isLacunaError(thrown) ? thrown : new LacunaError('CONNECTION_FAILED', messageOf(thrown)),
-      );
+      ring.become(StreamState.failed, asLacunaError(thrown, 'CONNECTION_FAILED'));
     },
   );
-  await ring.serve(pump);
+  await ring.doorbell.serve(pump);
   cancel.abort();
   await connecting;
   await sender?.close();

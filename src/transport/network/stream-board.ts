@@ -2,6 +2,7 @@ import type { LacunaError } from '../../errors.js';
 import type { EventWord } from '../../memory/control-buffer.js';
 import type { SharedWords, WordMapper } from '../../memory/shared-words.js';
 import type { PageCounts } from '../../wire/channel.js';
+import { Doorbell } from './doorbell.js';
 import { FAILURE_BYTES, readFailure, writeFailure } from './failure-text.js';
 import { StreamState } from './stream-ring.js';
 
@@ -40,6 +41,7 @@ export const STREAM_BOARD_BYTES: number = FAILURE_AT + FAILURE_BYTES;
 
 /** The main thread's end. */
 export class StreamBoard {
+  readonly doorbell: Doorbell;
   readonly #buffer: SharedArrayBuffer;
   readonly #words: SharedWords;
   readonly #counts: Float64Array;
@@ -47,6 +49,7 @@ export class StreamBoard {
   constructor(map: WordMapper, buffer: SharedArrayBuffer) {
     this.#buffer = buffer;
     this.#words = map.words(buffer, 0, COUNTS);
+    this.doorbell = new Doorbell(this.#words, DOORBELL, STOP);
     this.#counts = new Float64Array(buffer, COUNTS * 4, COUNT_FIELDS);
   }
 
@@ -74,7 +77,7 @@ export class StreamBoard {
   /** Lends the thread a descriptor. */
   lend(descriptor: number): void {
     this.#words.store(DESCRIPTOR, descriptor);
-    this.#ring();
+    this.doorbell.ring();
   }
 
   /** Whether the thread has not taken the descriptor. It won't any more. */
@@ -84,23 +87,13 @@ export class StreamBoard {
 
   release(round: number): void {
     this.#words.store(RELEASED_ROUND, round);
-    this.#ring();
-  }
-
-  /** Has the thread close its socket and end. */
-  stop(): void {
-    this.#words.store(STOP, 1);
-    this.#ring();
-  }
-
-  #ring(): void {
-    this.#words.add(DOORBELL, 1);
-    this.#words.notify(DOORBELL);
+    this.doorbell.ring();
   }
 }
 
 /** The end of the stream's thread. */
 export class StreamBoardEnd {
+  readonly doorbell: Doorbell;
   readonly #buffer: SharedArrayBuffer;
   readonly #words: SharedWords;
   readonly #counts: Float64Array;
@@ -111,6 +104,7 @@ export class StreamBoardEnd {
     this.#buffer = buffer;
     this.#event = event;
     this.#words = map.words(buffer, 0, COUNTS);
+    this.doorbell = new Doorbell(this.#words, DOORBELL, STOP);
     this.#counts = new Float64Array(buffer, COUNTS * 4, COUNT_FIELDS);
   }
 
@@ -143,18 +137,5 @@ export class StreamBoardEnd {
     this.#words.store(FAILURE_LENGTH, length);
     this.#words.store(STATE, StreamState.failed);
     this.#event.ring();
-  }
-
-  /** Calls `work` at first and whenever the doorbell was rung, until it is told to stop. */
-  async serve(work: () => void): Promise<void> {
-    const words = this.#words;
-    for (;;) {
-      const seen = words.load(DOORBELL);
-      if (words.load(STOP) !== 0) {
-        return;
-      }
-      work();
-      await words.waitAsync(DOORBELL, seen); // at once, if it was rung since
-    }
   }
 }

@@ -5,6 +5,7 @@ import type { SharedWords, WordMapper } from '../../memory/shared-words.js';
 import { FRAME_HEADER_BYTES } from '../../wire/channel.js';
 import { FrameType } from '../../wire/frames.js';
 import { MOST_SLOTS, SLOT_RUNS } from './compression-slots.js';
+import { Doorbell } from './doorbell.js';
 import { FAILURE_BYTES, readFailure, writeFailure } from './failure-text.js';
 
 /**
@@ -72,6 +73,7 @@ export function frameBytes(type: number, pageCount: number, compressedBytes = 0)
 
 /** The main thread's end. */
 export class StreamRing {
+  readonly doorbell: Doorbell;
   readonly #buffer: SharedArrayBuffer;
   readonly #words: SharedWords;
   readonly #frames: Uint32Array;
@@ -82,6 +84,7 @@ export class StreamRing {
   constructor(map: WordMapper, buffer: SharedArrayBuffer) {
     this.#buffer = buffer;
     this.#words = map.words(buffer, 0, FRAMES);
+    this.doorbell = new Doorbell(this.#words, DOORBELL, STOP);
     this.#frames = map.plain32(buffer, FRAMES * 4, FRAME_SLOTS * FRAME_WORDS);
   }
 
@@ -112,7 +115,7 @@ export class StreamRing {
     this.#words.store(PUT_BYTES, this.#putBytes);
     this.#words.store(WRITE_INDEX, this.#writeIndex); // publishes the frame; pairs with the load in take()
     if (this.#words.load(THREAD_WAITING) !== 0) {
-      this.#ring();
+      this.doorbell.ring();
     }
   }
 
@@ -125,21 +128,11 @@ export class StreamRing {
   get failure(): LacunaError {
     return readFailure(new Uint8Array(this.#buffer, FAILURE_AT, this.#words.load(FAILURE_LENGTH)));
   }
-
-  /** Has the thread close its socket and end. */
-  stop(): void {
-    this.#words.store(STOP, 1);
-    this.#ring();
-  }
-
-  #ring(): void {
-    this.#words.add(DOORBELL, 1);
-    this.#words.notify(DOORBELL);
-  }
 }
 
 /** The end of the stream's thread. */
 export class StreamRingEnd {
+  readonly doorbell: Doorbell;
   readonly #buffer: SharedArrayBuffer;
   readonly #words: SharedWords;
   readonly #frames: Uint32Array;
@@ -153,6 +146,7 @@ export class StreamRingEnd {
     this.#buffer = buffer;
     this.#event = event;
     this.#words = map.words(buffer, 0, FRAMES);
+    this.doorbell = new Doorbell(this.#words, DOORBELL, STOP);
     this.#frames = map.plain32(buffer, FRAMES * 4, FRAME_SLOTS * FRAME_WORDS);
   }
 
@@ -208,22 +202,5 @@ export class StreamRingEnd {
     }
     this.#words.store(STATE, state);
     this.#event.ring();
-  }
-
-  /** Calls `work` at first and whenever the doorbell was rung, until it is told to stop. */
-  async serve(work: () => void): Promise<void> {
-    for (let turn = this.turn(work); turn !== undefined; turn = this.turn(work)) {
-      await turn;
-    }
-  }
-
-  /** One turn of that: resolves when there is to be another. Undefined: it is told to stop. */
-  turn(work: () => void): Promise<void> | undefined {
-    const seen = this.#words.load(DOORBELL); // before what it is rung for is looked at
-    if (this.#words.load(STOP) !== 0) {
-      return undefined;
-    }
-    work();
-    return this.#words.waitAsync(DOORBELL, seen) ?? Promise.resolve();
   }
 }

@@ -1,5 +1,5 @@
 import type { Duplex } from 'node:stream';
-import { isLacunaError, LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError, LacunaError } from '../../errors.js';
 import { MIB } from '../../memory/page.js';
 import { FRAME_HEADER_BYTES } from '../../wire/channel.js';
 import { Compression, emptyHeader, encodeHeader, FrameType } from '../../wire/frames.js';
@@ -9,6 +9,8 @@ const MOST_IN_FLIGHT_BYTES: number = 8 * MIB;
 
 /** Headers are made in pieces of so many; each piece is used once, for a socket reads it when it likes. */
 const HEADERS_AT_ONCE = 64;
+
+const NOTHING = new Uint8Array(0);
 
 export interface StreamSenderOptions {
   readonly index: number;
@@ -86,6 +88,32 @@ export class StreamSender {
 
   roundEnd(round: number): void {
     this.#add(FrameType.roundEnd, 0, 0, round, 0);
+  }
+
+  /** The frame of any of these types. `payload` is that of a run with contents, and `value` nothing of such a run's. */
+  put(
+    type: number,
+    pfn: number,
+    pageCount: number,
+    value: number,
+    payload: Uint8Array<ArrayBufferLike> = NOTHING,
+  ): void {
+    switch (type) {
+      case FrameType.pages:
+        this.pageRun(pfn, pageCount, payload);
+        break;
+      case FrameType.compressedPages:
+        this.compressedRun(pfn, pageCount, payload);
+        break;
+      case FrameType.zero:
+        this.zeroRun(pfn, pageCount);
+        break;
+      case FrameType.fill:
+        this.fillRun(pfn, pageCount, value);
+        break;
+      default:
+        this.roundEnd(value);
+    }
   }
 
   /** Hands what was sent to the socket. */
@@ -167,12 +195,6 @@ export class StreamSender {
     }
     this.#isOver = true;
     this.#socket.destroy();
-    this.#options.failed(
-      isLacunaError(why)
-        ? why
-        : new LacunaError('LINK_LOST', `stream ${this.#options.index} broke: ${messageOf(why)}`, {
-            cause: why,
-          }),
-    );
+    this.#options.failed(asLacunaError(why, 'LINK_LOST', `stream ${this.#options.index} broke: `));
   }
 }

@@ -37,6 +37,8 @@ export interface TlsSettings {
 
 /** Nobody takes longer to prove who they are. */
 export const TLS_HANDSHAKE_MS = 10_000;
+/** The first byte of a TLS record says of what kind it is. */
+export const TlsRecord = { alert: 0x15, handshake: 0x16 } as const;
 
 /** Authenticated encryption only, with forward secrecy; the names of TLS 1.3 come first. */
 const CERTIFICATE_SUITES =

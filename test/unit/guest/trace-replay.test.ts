@@ -4,7 +4,8 @@ import { isLacunaError } from '../../../src/errors.js';
 import { imageBitmaps } from '../../../src/guest/image.js';
 import { LEDGER_METADATA } from '../../../src/guest/ledger.js';
 import { REPORT_MODES } from '../../../src/guest/runtime.js';
-import { type GuestTrace, parseTrace, traceEndMs } from '../../../src/guest/trace.js';
+import { type GuestTrace, traceEndMs } from '../../../src/guest/trace.js';
+import { parseTrace } from '../../../src/guest/trace-file.js';
 import { traceImage } from '../../../src/guest/trace-player.js';
 import { traceWorkload } from '../../../src/guest/trace-replay.js';
 import {

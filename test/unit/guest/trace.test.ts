@@ -5,14 +5,8 @@ import { describe, expect, it } from 'vitest';
 import { isLacunaError, messageOf } from '../../../src/errors.js';
 import { findMetadataPlace, imageBitmaps } from '../../../src/guest/image.js';
 import { metadataPages } from '../../../src/guest/metadata.js';
-import {
-  type GuestTrace,
-  parseTrace,
-  TraceBitmap,
-  traceBytes,
-  traceEndMs,
-  traceWords,
-} from '../../../src/guest/trace.js';
+import { type GuestTrace, TraceBitmap, traceEndMs, traceWords } from '../../../src/guest/trace.js';
+import { parseTrace, traceBytes } from '../../../src/guest/trace-file.js';
 import { TraceChange, TracePlayer, traceImage, traceWrites } from '../../../src/guest/trace-player.js';
 import { traceWorkload } from '../../../src/guest/trace-replay.js';
 import { PageBitmap } from '../../../src/memory/page-bitmap.js';
@@ -240,7 +234,8 @@ describe('a made-up trace', () => {
     ['no name', meta(() => ({ name: '' })), 'name'],
     ['other page sizes', meta(() => ({ pageSize: 16_384 })), 'pageSize'],
     ['pfns that are no whole bytes', meta(() => ({ pfns: 255 })), 'pfns'],
-    ['pfns without end', meta(() => ({ pfns: 2 ** 52 })), 'bytes'],
+    ['pfns without end', meta(() => ({ pfns: 2 ** 52 })), 'pfns'],
+    ['RAM without end', meta(() => ({ backing: [{ startGpa: 0, endGpa: 2 ** 52 }] })), 'backing ends at pfn'],
     ['fewer pfns than RAM', meta(() => ({ pfns: 184 })), 'pfns'],
     ['no RAM', meta(() => ({ backing: [] })), 'backing'],
     ['RAM that is not whole pages', meta(() => ({ backing: [{ startGpa: 0, endGpa: 4097 }] })), 'backing'],

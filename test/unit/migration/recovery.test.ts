@@ -7,6 +7,7 @@ import type { MigrationOptions } from '../../../src/migration/options.js';
 import type { SourcePhase } from '../../../src/migration/precopy.js';
 import type { DestinationMessage } from '../../../src/wire/channel.js';
 import { type Cut, CutMigration, type LinkOptions } from '../../support/cuttable-link.js';
+import { effort } from '../../support/long.js';
 import {
   DEFAULT_FREE,
   expectBalanced,
@@ -186,7 +187,7 @@ it('I7 I10 links that break again and again', () => {
         expect(ids).toEqual([...new Set(ids)].toSorted((a, b) => a - b)); // I4: none is used again
       },
     ),
-    { numRuns: 60, interruptAfterTimeLimit: 15_000 },
+    effort(40, 5000),
   );
 });
 

@@ -2,46 +2,17 @@ import type { Command } from 'commander';
 import pc from 'picocolors';
 import { LacunaError } from '../../../errors.js';
 import { MIB } from '../../../memory/page.js';
-import { ExitCode } from '../../bench/bench.js';
 import type { CliContext } from '../../context.js';
+import { ExitCode } from '../../exit-code.js';
 import { isMissing } from './guest-files.js';
 import {
   IMAGE_PARTS,
   type ImagePart,
   type LinuxImage,
   type LinuxImageOptions,
-  OPTION,
   obtainLinuxImage,
 } from './linux-image.js';
-
-/** What a user says about the guest's image; see {@link addImageOptions}. */
-export interface ImageOptions {
-  readonly kernel?: string;
-  readonly initrd?: string;
-  readonly bios?: string;
-  readonly vgaBios?: string;
-  readonly initOnAlloc: boolean;
-  readonly append?: string;
-}
-
-/** Adds the options that say what the guest is made of, to a command that has an `--init-on-alloc`. */
-export function addImageFileOptions(command: Command): Command {
-  return command
-    .option(`${OPTION.kernel} <file>`, "a bzImage, instead of Debian's kernel; with an initrd for it")
-    .option(`${OPTION.initrd} <file>`, 'its first root file system, instead of the one that is built here')
-    .option(`${OPTION.bios} <file>`, "instead of Debian's SeaBIOS")
-    .option(`${OPTION.vgaBios} <file>`, "instead of Debian's SeaBIOS for VGA")
-    .option('--append <arguments>', "more for the kernel's command line");
-}
-
-/** Adds all of {@link ImageOptions}. */
-export function addImageOptions(command: Command): Command {
-  return addImageFileOptions(command).option(
-    '--init-on-alloc',
-    'the kernel zeroes memory when it gives it out, as Debian has it',
-    false,
-  );
-}
+import { addImageOptions, type ImageOptions, OPTION } from './options.js';
 
 /** The same, for {@link obtainLinuxImage}. */
 export function imageOptions(options: ImageOptions): LinuxImageOptions {

@@ -14,6 +14,7 @@ import {
 } from './guest-files.js';
 import { initramfs } from './initramfs.js';
 import { kernelVersion } from './kernel-modules.js';
+import { OPTION } from './options.js';
 
 /** A Linux guest that can be booted: buffers for v86, and the kernel's command line. */
 export interface LinuxImage {
@@ -129,14 +130,6 @@ export async function obtainLinuxImage(options: LinuxImageOptions = {}): Promise
     },
   };
 }
-
-/** The command's options for own files. */
-export const OPTION: Readonly<Record<ImagePart, string>> = {
-  kernel: '--kernel',
-  initrd: '--initrd',
-  bios: '--bios',
-  vgaBios: '--vga-bios',
-};
 
 interface Part {
   readonly bytes: Uint8Array;

@@ -104,7 +104,7 @@ describe.each(KINDS)('StreamReceiver, %s memory', (kind, makeMemory) => {
       .add({ type: FrameType.zero, pfn: 3, pageCount: 1 })
       .add({ type: FrameType.roundEnd, value: 2 });
 
-  it.each([1, 2, 31, 33, 4095, 4096, 4097, 65_536, 1e9])(
+  it.each([1, 31, 33, 4095, 4096, 4097, 65_536, 1e9])(
     'applies frames that come %d bytes at a time',
     (most) => {
       const memory = makeMemory();

@@ -107,7 +107,7 @@ describe('StreamRing', () => {
     const taken: number[] = [];
     let wakes = 0;
     let more: () => void = () => undefined;
-    const serving = end.serve(() => {
+    const serving = end.doorbell.serve(() => {
       wakes += 1;
       while (end.take(frame)) {
         taken.push(frame.pfn);
@@ -128,7 +128,7 @@ describe('StreamRing', () => {
     await woken(() => ring.put(FrameType.zero, 3, 1, 0));
     expect(taken).toEqual([1, 2, 3]);
     expect(wakes).toBe(3);
-    ring.stop();
+    ring.doorbell.stop();
     await serving;
     expect(wakes).toBe(3);
   });
