@@ -13,6 +13,7 @@ import {
   memFreeReaches,
   restoreLinux,
   startLinux,
+  watchLeaveOut,
 } from '../support/linux-migration.js';
 
 /** Of free memory that holds what was in it. */
@@ -64,7 +65,10 @@ describe.skipIf(!LINUX)('Linux, migrated alive', () => {
     const from = await start();
     const counter = ConsoleCounter.start(from.console);
     await counter.counts(5);
+    const leftOut = watchLeaveOut(from);
     const moved = await move(from, { options: { hints } });
+    expect(leftOut.late).toBe(0);
+    expect(leftOut.words > 0).toBe(hints);
     await counter.counts(5);
     const { numbers, uptimes } = await counter.stop();
     expect(numbers).toEqual(numbers.map((_, i) => i + 1));
