@@ -1,7 +1,6 @@
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import {
   atBlock,
-  BOOT_TIMEOUT_MS,
   ConsoleCounter,
   eventOf,
   Hold,
@@ -33,7 +32,7 @@ describe.skipIf(!LINUX)('Linux, migrated alive', () => {
     booted.guest.requestPause();
     prepared = await booted.emulator.save_state();
     await booted.close();
-  }, BOOT_TIMEOUT_MS);
+  });
 
   afterEach(async () => {
     await machine?.close();

@@ -253,7 +253,7 @@ export async function memFree({ console }: Linux): Promise<number> {
 
 /** Waits until as much is free. A guest that is told to takes what it has lent back as soon as its driver comes to it. */
 export async function memFreeReaches(machine: Linux, mib: number): Promise<void> {
-  const deadline = performance.now() + 60_000;
+  const deadline = performance.now() + 30_000;
   let free = await memFree(machine);
   while (free < mib) {
     if (performance.now() > deadline) {
