@@ -7,8 +7,10 @@
  * @packageDocumentation
  */
 
-export * from './core.js';
 // The built-in guest, in a worker thread, and the destination in another; the memory maps that it is made from.
+export { DIALECTS, type Dialect } from './balloon/dialect.js';
+export type { GuestStatistics } from './balloon/statistics.js';
+export * from './core.js';
 export { type CaptureFiles, parseCapture } from './guest/capture.js';
 export {
   type FreeMemoryMode,

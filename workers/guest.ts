@@ -24,7 +24,7 @@ work((data: GuestThreadData) => {
       : new FaultyDriver(new FaultBoard(map, data.faults, pfnSpan), control);
   const portOf = (dialect: Dialect): DevicePort => {
     const traps = trapsOf(control, dialect);
-    return faults?.port(traps) ?? traps;
+    return faults?.port(traps, dialect) ?? traps;
   };
   const common = {
     map,

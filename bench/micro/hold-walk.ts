@@ -68,6 +68,7 @@ function specOf(of: Case, memoryBytes: number): RunSpec {
     traceSpeed: 1,
     schedule: 'adaptive',
     minOrder: 0,
+    dialect: 'command-register',
     ringSize: DEFAULT_RING_SIZE,
     pagePoison: null,
     link: { name: given.link, bytesPerSecond: parseRate(given.link) },

@@ -44,6 +44,8 @@ export interface BalloonDeviceOptions<Registers extends BalloonRegisters = Ballo
   readonly eventIdx: boolean;
   /** One that is watched; by default a new one. */
   readonly session?: HintSession | undefined;
+  /** Whether there may be a statistics queue; if nothing is said, there may. The mail has none. */
+  readonly hasStatistics?: boolean;
   /** The first id; a device that was migrated goes on from where it was. */
   readonly firstId?: number;
   readonly restored?: BalloonDeviceState;
@@ -300,11 +302,12 @@ export class BalloonDevice<Registers extends BalloonRegisters = BalloonRegisters
     if (known !== undefined) {
       return known;
     }
-    const addresses = this.registers.queue(index);
+    const { memory, map, log, eventIdx, hasStatistics = true } = this.#options;
+    const addresses =
+      index !== VIRTIO_BALLOON_VQ_STATS || hasStatistics ? this.registers.queue(index) : undefined;
     if (addresses === undefined) {
       return undefined;
     }
-    const { memory, map, log, eventIdx } = this.#options;
     const state = this.#restoredQueues[index] ?? undefined;
     const queue = new DeviceQueue(memory, map, log, addresses, eventIdx, state);
     this.#queues[index] = queue;

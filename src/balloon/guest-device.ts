@@ -14,7 +14,8 @@ export interface GuestDeviceState extends BalloonDeviceState {
   readonly registers: RegisterState;
 }
 
-export interface GuestDeviceOptions extends Omit<BalloonDeviceOptions<HostRegisters>, 'registers'> {
+export interface GuestDeviceOptions
+  extends Omit<BalloonDeviceOptions<HostRegisters>, 'registers' | 'hasStatistics'> {
   readonly control: ControlBuffer;
   /** `command-register` if nothing is said. Of a device that was restored it is in its registers. */
   readonly dialect?: Dialect;
@@ -31,7 +32,7 @@ export function makeGuestDevice(given: GuestDeviceOptions): GuestDevice {
     control,
     restored === undefined ? { dialect, requests } : kindOf(restored.registers),
   );
-  return new BalloonDevice({ ...options, registers });
+  return new BalloonDevice({ ...options, registers, hasStatistics: registers.dialect === 'virtio' });
 }
 
 export function saveGuestDevice(device: GuestDevice): GuestDeviceState {

@@ -252,6 +252,11 @@ export class HostRegisters implements BalloonRegisters {
     return this.#control.words.load(CMD_REG);
   }
 
+  /** Pages that it was asked to hold. */
+  get target(): number {
+    return this.#control.words.load(NUM_PAGES) >>> 0;
+  }
+
   /** Pages that the guest's balloon holds, as it last said. */
   get actual(): number {
     return this.#control.words.load(ACTUAL) >>> 0;

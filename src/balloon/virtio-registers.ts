@@ -23,6 +23,7 @@ import {
   VIRTIO_BALLOON_CONFIG_NUM_PAGES,
   VIRTIO_BALLOON_CONFIG_POISON_VAL,
   VIRTIO_BALLOON_F_FREE_PAGE_HINT,
+  VIRTIO_BALLOON_F_MUST_TELL_HOST,
   VIRTIO_BALLOON_F_PAGE_POISON,
   VIRTIO_BALLOON_F_STATS_VQ,
 } from '../spec/virtio-balloon.js';
@@ -32,9 +33,11 @@ import { HostRegisters, type RegisterState, VcpuTraps } from './registers.js';
 
 /**
  * Features that a device of this dialect offers. The statistics queue is always among them: Linux before 2024 numbers
- * queues without gaps, and would put its hints on queue 2 without it (V13).
+ * queues without gaps, and would put its hints on queue 2 without it (V13). MUST_TELL_HOST, because a page that the host
+ * still takes for one of the balloon's does not travel (V14).
  */
 export const VIRTIO_OFFERED_FEATURES: number =
+  (1 << VIRTIO_BALLOON_F_MUST_TELL_HOST) |
   (1 << VIRTIO_BALLOON_F_STATS_VQ) |
   (1 << VIRTIO_BALLOON_F_FREE_PAGE_HINT) |
   (1 << VIRTIO_BALLOON_F_PAGE_POISON);

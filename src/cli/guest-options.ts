@@ -1,4 +1,5 @@
 import { type Command, Option } from 'commander';
+import { DIALECTS, type Dialect } from '../balloon/dialect.js';
 import { LacunaError } from '../errors.js';
 import { MAX_ORDER } from '../guest/buddy-allocator.js';
 import { FREE_MEMORY_MODES, type FreeMemoryMode, growImage, syntheticImage } from '../guest/image.js';
@@ -34,6 +35,7 @@ export interface GuestOptions {
   readonly schedule: Schedule;
   readonly minOrder: number;
   readonly reportMode: ReportMode;
+  readonly dialect: Dialect;
   readonly ringSize: number;
   readonly initOnAlloc: boolean;
   readonly pagePoison: number | undefined;
@@ -105,6 +107,11 @@ export function addGuestOptions(command: Command): Command {
       )
         .choices(REPORT_MODES)
         .default('walk'),
+    )
+    .addOption(
+      new Option('--dialect <name>', "which the guest's balloon driver speaks: the mail's, or VIRTIO's")
+        .choices(DIALECTS)
+        .default('command-register'),
     )
     .option('--ring-size <n>', 'size of the free page queue', parseRingSize, DEFAULT_RING_SIZE)
     .option('--init-on-alloc', 'the guest zeroes every page that it allocates, as Linux may', false)

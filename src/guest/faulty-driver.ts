@@ -1,4 +1,5 @@
-import { ExitFeature, type ExitFeatureValue } from '../balloon/exits.js';
+import type { Dialect } from '../balloon/dialect.js';
+import { ExitFeature } from '../balloon/exits.js';
 import type { DevicePort } from '../balloon/registers.js';
 import type { FreeRangeSource } from '../balloon/report-driver.js';
 import { type ControlBuffer, INTERRUPT_CONFIG, INTERRUPTS } from '../memory/control-buffer.js';
@@ -12,7 +13,10 @@ import {
   LAST_COMMAND_ID,
   STOP_SIGN,
 } from '../spec/command-register.js';
-import { VIRTIO_BALLOON_VQ_FREE_PAGE } from '../spec/virtio-balloon.js';
+import {
+  VIRTIO_BALLOON_CONFIG_FREE_PAGE_HINT_CMD_ID,
+  VIRTIO_BALLOON_VQ_FREE_PAGE,
+} from '../spec/virtio-balloon.js';
 import { VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_SIZE } from '../spec/virtio-ring.js';
 import type { DriverQueue } from '../virtqueue/driver-queue.js';
 import { AVAIL_RING } from '../virtqueue/layout.js';
@@ -190,10 +194,14 @@ export class FaultyDriver {
     this.#control = control;
   }
 
-  /** Around the device's registers. */
-  port(inner: DevicePort): DevicePort {
+  /** Around the device's registers, of a dialect. */
+  port(inner: DevicePort, dialect: Dialect): DevicePort {
+    const idOffset = dialect === 'virtio' ? VIRTIO_BALLOON_CONFIG_FREE_PAGE_HINT_CMD_ID : CMD_ID_REG_OFFSET;
     return {
-      readConfig: (offset, feature) => this.#readConfig(inner, offset, feature),
+      readConfig: (offset, feature) => {
+        const value = inner.readConfig(offset, feature);
+        return offset === idOffset ? this.#readId(value) : value;
+      },
       writeConfig: (offset, value, feature) => inner.writeConfig(offset, value, feature),
       kick: (queue, feature) => inner.kick(queue, feature),
       setQueue: (queue, addresses) => inner.setQueue(queue, addresses),
@@ -335,13 +343,12 @@ export class FaultyDriver {
     return Withheld.interrupts | Withheld.report;
   }
 
-  #readConfig(inner: DevicePort, offset: number, feature: ExitFeatureValue): number {
-    const value = inner.readConfig(offset, feature);
-    if (this.#fault !== 'stale-id' || offset !== CMD_ID_REG_OFFSET || value === STOP_SIGN) {
-      return value;
+  #readId(id: number): number {
+    if (this.#fault !== 'stale-id' || id < FIRST_COMMAND_ID) {
+      return id;
     }
     this.#count();
-    return this.#oldId(value);
+    return this.#oldId(id);
   }
 
   /** An id before `id`, as ids go round. */

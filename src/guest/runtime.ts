@@ -31,6 +31,7 @@ import {
   VIRTIO_BALLOON_CONFIG_ACTUAL,
   VIRTIO_BALLOON_CONFIG_POISON_VAL,
   VIRTIO_BALLOON_F_FREE_PAGE_HINT,
+  VIRTIO_BALLOON_F_MUST_TELL_HOST,
   VIRTIO_BALLOON_F_PAGE_POISON,
   VIRTIO_BALLOON_F_STATS_VQ,
   VIRTIO_BALLOON_VQ_DEFLATE,
@@ -502,13 +503,19 @@ export class GuestRuntime {
   }
 }
 
+/** What the driver accepts in VIRTIO's dialect, poisoning apart. `BalloonDriver` tells its host in any case. */
+const VIRTIO_FEATURES =
+  (1 << VIRTIO_BALLOON_F_MUST_TELL_HOST) |
+  (1 << VIRTIO_BALLOON_F_STATS_VQ) |
+  (1 << VIRTIO_BALLOON_F_FREE_PAGE_HINT);
+
 /**
  * Ends the set-up of the device. A driver that will not initialise what it frees does not accept poisoning (P4); one
  * that will has said with what before (P2). The mail's dialect has no other feature bits: its reports are what it is.
  */
 function negotiate(port: DevicePort, { dialect, pagePoison }: GuestConfig): void {
   const isVirtio = dialect === 'virtio';
-  let features = isVirtio ? (1 << VIRTIO_BALLOON_F_STATS_VQ) | (1 << VIRTIO_BALLOON_F_FREE_PAGE_HINT) : 0;
+  let features = isVirtio ? VIRTIO_FEATURES : 0;
   if (pagePoison !== undefined) {
     const offset = isVirtio ? VIRTIO_BALLOON_CONFIG_POISON_VAL : POISON_VAL_OFFSET;
     port.writeConfig(offset, pagePoison, ExitFeature.setup);

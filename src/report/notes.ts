@@ -50,7 +50,9 @@ function throttleNote(runs: readonly BenchRun[]): string[] {
 function guestNotes(settings: PlanReport['settings']): string[] {
   const mode = settings['report-mode'];
   const poison = settings['page-poison'];
+  const dialect = settings['dialect'];
   return [
+    ...(dialect === undefined ? [] : [`the guest's balloon driver speaks the dialect ${dialect}`]),
     ...(mode === undefined || mode === 'walk' ? [] : [`the guest reports by ${mode}`]),
     ...(settings['init-on-alloc'] === 'true' ? ['the guest zeroes every page that it allocates'] : []),
     ...(poison === undefined

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { DIALECTS } from '../balloon/dialect.js';
 import type { LacunaErrorCode } from '../errors.js';
 import { SWITCHOVER_REASONS } from '../migration/convergence.js';
 import { SOURCE_PHASES } from '../migration/precopy.js';
@@ -90,7 +91,7 @@ const run: z.ZodType<BenchRun> = z.looseObject({
   ringSize: count,
   initOnAlloc: z.boolean(),
   pagePoison: count.nullable(),
-  dialect: z.literal('command-register'),
+  dialect: z.enum(DIALECTS),
   link: z.string(),
   linkBytesPerSecond: z.number().positive().nullable(),
   transport: z.enum(TRANSPORTS),

@@ -1,3 +1,4 @@
+import type { Dialect } from '../balloon/dialect.js';
 import type { PageFateCounts } from '../migration/page-fates.js';
 import type { MigrationReport } from '../migration/report.js';
 import type { TimelineEvent, TimelineSample } from '../migration/timeline.js';
@@ -38,7 +39,8 @@ export interface RunReport extends MigrationReport {
   readonly initOnAlloc: boolean;
   /** What it fills pages with that it frees (32 bits, repeated); null: it leaves them as they are. */
   readonly pagePoison: number | null;
-  readonly dialect: 'command-register';
+  /** Which the guest's balloon driver speaks. */
+  readonly dialect: Dialect;
   readonly link: string;
   /** null: unlimited. */
   readonly linkBytesPerSecond: number | null;

@@ -5,22 +5,19 @@ export const VIRTIO_BALLOON_VQ_INFLATE = 0;
 export const VIRTIO_BALLOON_VQ_DEFLATE = 1;
 export const VIRTIO_BALLOON_VQ_STATS = 2;
 export const VIRTIO_BALLOON_VQ_FREE_PAGE = 3;
-/** Of free page *reporting*, another feature than hinting: not offered, and named so that nobody takes it for that. */
-export const VIRTIO_BALLOON_VQ_REPORTING = 4;
 
-/** § 5.5.3: feature bits, by number. */
-/** The host has to be told of a page before the guest uses it again. */
+/*
+ * § 5.5.3: feature bits, by number. Nobody offers 2, DEFLATE_ON_OOM, or 5, REPORTING, with its queue 4: free page
+ * *reporting*, which in VIRTIO is another feature than hinting.
+ */
+/** The guest uses a page of its balloon again only when the host has been told of it, and has said so. */
 export const VIRTIO_BALLOON_F_MUST_TELL_HOST = 0;
 /** There is a queue of memory statistics. */
 export const VIRTIO_BALLOON_F_STATS_VQ = 1;
-/** The guest may take pages out of its balloon rather than run out of memory. */
-export const VIRTIO_BALLOON_F_DEFLATE_ON_OOM = 2;
 /** Free page hinting: what the mail calls free page report. */
 export const VIRTIO_BALLOON_F_FREE_PAGE_HINT = 3;
 /** The driver initialises pages that it frees, and reuses, with `poison_val`. */
 export const VIRTIO_BALLOON_F_PAGE_POISON = 4;
-/** Free page reporting. The standard's text spells it PAGE_REPORTING, its C header and Linux REPORTING. */
-export const VIRTIO_BALLOON_F_REPORTING = 5;
 
 /** § 5.5.4: offsets in the config space, a le32 each. */
 export const VIRTIO_BALLOON_CONFIG_NUM_PAGES = 0;

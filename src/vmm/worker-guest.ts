@@ -129,6 +129,8 @@ export interface ReplayProgress {
 
 /** How long the host waits for a guest to stop or to check itself: generous, for it may have to share a processor. */
 const PATIENCE_MS = 60_000;
+/** How often the host looks for what its own service of the device, or a migration's, has found. */
+const LOOK_MS = 5;
 /** Elements of the device's queues that are handled at a time. */
 const POLL_LIMIT = 1024;
 
@@ -379,8 +381,8 @@ export class WorkerGuest implements SourceVm {
       before = device.statistics;
       return device.requestStatistics();
     };
-    await this.#until(asked, "the guest's statistics buffer");
-    await this.#until(() => device.statistics !== before, 'statistics from the guest');
+    await this.#until(asked, "the guest's statistics buffer", LOOK_MS);
+    await this.#until(() => device.statistics !== before, 'statistics from the guest', LOOK_MS);
     return device.statistics!;
   }
 
@@ -500,7 +502,8 @@ export class WorkerGuest implements SourceVm {
     this.#serving = false;
   }
 
-  async #until(condition: () => boolean, what: string): Promise<void> {
+  /** Of something for which nobody rings, it looks every `lookMs`. */
+  async #until(condition: () => boolean, what: string, lookMs = Number.POSITIVE_INFINITY): Promise<void> {
     const deadline = performance.now() + PATIENCE_MS;
     for (;;) {
       const seen = this.event.value();
@@ -514,7 +517,7 @@ export class WorkerGuest implements SourceVm {
       if (left <= 0) {
         throw new LacunaError('GUEST_FAILED', `waited ${PATIENCE_MS} ms for ${what}`);
       }
-      await wakeOrTimeout(this.event, seen, left);
+      await wakeOrTimeout(this.event, seen, Math.min(left, lookMs));
     }
   }
 }

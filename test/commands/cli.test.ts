@@ -98,7 +98,23 @@ it('measures a guest that poisons what it frees', async () => {
   expect(both!.verified).toMatchObject({ pagesDifferent: 0, guestSelfCheck: 'passed' });
 });
 
+it('measures a guest that speaks VIRTIO’s dialect, and says so', async () => {
+  const args = [...SMALL, '--dialect', 'virtio', '--report-mode', 'hold', '--baseline', 'none,hints'];
+  const { code, stdout } = await lacuna([...args, '--schedule', 'wait']);
+  expect(code).toBe(0);
+  expect(stdout).toContain("the guest's balloon driver speaks the dialect virtio");
+  const [none, hints] = readReport().runs;
+  expect(none).toMatchObject({ dialect: 'virtio', hints: { sessions: [] } });
+  // As many as without the reports that were rehearsed: what was held for them has come back.
+  expect(hints!.hints.applied).toBeGreaterThan(1500);
+  expect(hints!.exits.byFeature.shared).toEqual({ configReads: 0, configWrites: 0, kicks: 0 });
+  expect(hints!.exits.byFeature.reporting.configReads).toBeGreaterThan(0);
+  expect(hints!.verified).toMatchObject({ pagesDifferent: 0, guestSelfCheck: 'passed' });
+  expect((await lacuna(['report', 'show', 'report.json'])).code).toBe(0);
+});
+
 it.each([
+  [['bench', '--dialect', 'xen'], /Allowed choices are command-register, virtio/],
   [['bench', '--page-poison', '0xgg'], /A byte or 32 bits/],
   [['bench', '--guest', 'no-such-guest'], /no guest "no-such-guest".*build-2g/],
   [['bench', '--memory', '100'], /at least 8MiB/],

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
@@ -21,7 +21,7 @@ it('says what is missing and what to do, where there is no apt', async () => {
   expect(code).toBe(1);
   expect(stdout).toBe('');
   expect(stderr).toContain('there is no apt-get here');
-  expect(stderr).toContain('bring your own: --kernel FILE --initrd FILE --bios FILE --vga-bios FILE');
+  expect(stderr).toContain('Or bring your own: --kernel FILE --initrd FILE --bios FILE --vga-bios FILE');
 });
 
 it('refuses what can’t be, with what to do', async () => {
@@ -39,4 +39,19 @@ it.skipIf(image === undefined)('says what there is, and fetches nothing again', 
   expect(stdout).toContain(`Linux ${image!.kernelVersion}\n`);
   expect(stdout).toMatch(/^ {2}initrd +2\.\d\d MiB {2}built here/m);
   expect(stdout).toContain(`command line: ${image!.cmdline} debug\n`);
+});
+
+it('ends a fetch that is called off, and keeps nothing of it', async () => {
+  // An apt-get that never comes back.
+  writeFileSync(join(folder, 'apt-get'), '#!/bin/sh\nexec sleep 1000\n', { mode: 0o755 });
+  const env = { PATH: `${folder}:/bin:/usr/bin`, XDG_CACHE_HOME: join(folder, 'cache'), TMPDIR: folder };
+  const onStderr = (line: string, kill: (signal: NodeJS.Signals) => void): void => {
+    if (line.startsWith('asking')) {
+      kill('SIGINT');
+    }
+  };
+  const { code, stderr } = await runCli(folder, ['linux', 'image'], { env, onStderr });
+  expect(code).toBe(130);
+  expect(stderr).toContain('called off');
+  expect(readdirSync(folder)).toEqual(['apt-get']);
 });

@@ -34,7 +34,18 @@ function json<T>(name: string): T {
 describe('two commands', () => {
   it('move a guest, and both report on it', async () => {
     const { receiver, to } = await startReceive('--once', '--json', 'received.json');
-    const sender = start('send', '--to', to, ...SMALL, '--json', 'sent.json', '--html', 'sent.html');
+    const dialect = ['--dialect', 'virtio'];
+    const sender = start(
+      'send',
+      '--to',
+      to,
+      ...SMALL,
+      ...dialect,
+      '--json',
+      'sent.json',
+      '--html',
+      'sent.html',
+    );
     expect(await sender.ended, sender.text).toBe(0);
     expect(await receiver.ended, receiver.text).toBe(0);
     expect(sender.stdout).toMatch(
@@ -50,6 +61,7 @@ describe('two commands', () => {
     expect(run).toMatchObject({
       status: 'completed',
       error: null,
+      dialect: 'virtio',
       transport: 'tcp',
       link: 'unlimited',
       verified: { pagesCompared: 0, guestSelfCheck: 'unseen' },

@@ -1,15 +1,14 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { ExitFeature } from '../../src/balloon/exits.js';
 import { VcpuTraps } from '../../src/balloon/registers.js';
+import { VIRTIO_OFFERED_FEATURES } from '../../src/balloon/virtio-registers.js';
 import { REPORT_MODES } from '../../src/guest/runtime.js';
 import { DRIVER_FEATURES } from '../../src/memory/control-buffer.js';
 import { comparePages } from '../../src/migration/verify.js';
 import { POISON_VAL_OFFSET } from '../../src/spec/command-register.js';
 import {
   VIRTIO_BALLOON_CONFIG_POISON_VAL,
-  VIRTIO_BALLOON_F_FREE_PAGE_HINT,
   VIRTIO_BALLOON_F_PAGE_POISON,
-  VIRTIO_BALLOON_F_STATS_VQ,
 } from '../../src/spec/virtio-balloon.js';
 import {
   DEFAULT_FREE,
@@ -31,7 +30,7 @@ import {
 const POISON = 0xaaaa_aaaa;
 const ACCEPTED = 1 << VIRTIO_BALLOON_F_PAGE_POISON;
 /** What the built-in guest's driver accepts beside it. */
-const OTHERS = isVirtio() ? (1 << VIRTIO_BALLOON_F_FREE_PAGE_HINT) | (1 << VIRTIO_BALLOON_F_STATS_VQ) : 0;
+const OTHERS = isVirtio() ? VIRTIO_OFFERED_FEATURES & ~ACCEPTED : 0;
 const POISON_OFFSET = isVirtio() ? VIRTIO_BALLOON_CONFIG_POISON_VAL : POISON_VAL_OFFSET;
 const FREE_PAGES = pagesIn(DEFAULT_FREE);
 const WAIT = { schedule: 'wait' } as const;

@@ -19,6 +19,7 @@ import {
   VIRTIO_BALLOON_CONFIG_NUM_PAGES,
   VIRTIO_BALLOON_CONFIG_POISON_VAL,
   VIRTIO_BALLOON_F_FREE_PAGE_HINT,
+  VIRTIO_BALLOON_F_MUST_TELL_HOST,
   VIRTIO_BALLOON_F_PAGE_POISON,
   VIRTIO_BALLOON_F_STATS_VQ,
   VIRTIO_BALLOON_VQ_STATS,
@@ -497,7 +498,10 @@ describe('V13 the statistics queue', () => {
   it('V13 is always offered, and the built-in guest takes it', () => {
     const machine = Machine.boot();
     const { words } = machine.control;
-    const accepted = (1 << VIRTIO_BALLOON_F_STATS_VQ) | (1 << VIRTIO_BALLOON_F_FREE_PAGE_HINT);
+    const accepted =
+      (1 << VIRTIO_BALLOON_F_MUST_TELL_HOST) |
+      (1 << VIRTIO_BALLOON_F_STATS_VQ) |
+      (1 << VIRTIO_BALLOON_F_FREE_PAGE_HINT);
     expect(words.load(DRIVER_FEATURES)).toBe(accepted);
     const { machine: bare } = Machine.bare();
     bare.traps.driverOk(0xffff_ffff);

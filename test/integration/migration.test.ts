@@ -123,6 +123,59 @@ it('gives a guest that holds its pages all of them back at the destination (C13)
   await expect.poll(() => arrived.counters().freePages, { timeout: 30_000 }).toBe(free);
 });
 
+describe.each(['walk', 'hold'] as const)('in VIRTIO’s dialect, a guest that reports by %s', (reportMode) => {
+  const options = { dialect: 'virtio', reportMode } as const;
+
+  it.each(SCHEDULES)('is moved under %s with work on its hands, and loses nothing', async (schedule) => {
+    const guest = await bench.guest({ ...options, workload: schedule === 'wait' ? DIRTY : CHURN });
+    const { source, leftBehind } = await move(guest, { options: { schedule, bytesPerSecond: 200e6 } });
+    expect(source.accounts.hints.applied).toBeGreaterThan(0);
+    expect(leftBehind).toBeGreaterThan(0);
+  });
+
+  it('is moved while its memory is short, and loses nothing (D7)', async () => {
+    await move(await bench.guest({ ...options, workload: PRESSURE }), { options: { bytesPerSecond: 400e6 } });
+  });
+
+  it('is moved on and on, with its ids, and has all of its memory at each place (V6, V9)', async () => {
+    let guest = await bench.guest({ ...options, workload: { kind: 'halt' } });
+    const free = guest.counters().freePages;
+    const ids: number[] = [];
+    for (let hop = 0; hop < 3; hop += 1) {
+      const moved = await move(guest);
+      ids.push(...moved.source.sessions.map(({ id }) => id));
+      guest = moved.guest;
+      const there = guest;
+      await expect.poll(() => there.counters().freePages, { timeout: 30_000 }).toBe(free);
+    }
+    expect(ids).toEqual(ids.map((_, i) => i + 2));
+  });
+
+  it('says what it has when it is asked, here and there', async () => {
+    const guest = await bench.guest({ ...options, workload: { kind: 'halt' } });
+    const totalBytes = guest.memory.layout.memoryBytes;
+    const freeBytes = guest.counters().freePages * 4096;
+    const statistics = { totalBytes, freeBytes, availableBytes: freeBytes };
+    for (let i = 0; i < 5; i += 1) {
+      expect(await guest.statistics()).toEqual(statistics);
+    }
+    const { guest: arrived } = await move(guest);
+    await expect.poll(() => arrived.counters().freePages, { timeout: 30_000 }).toBe(freeBytes / 4096);
+    await arrived.balloonTo(100);
+    const left = freeBytes - 100 * 4096;
+    expect(await arrived.statistics()).toEqual({ totalBytes, freeBytes: left, availableBytes: left });
+  });
+});
+
+it('has no statistics to ask for in the mail’s dialect, and no variants of its register in VIRTIO’s', async () => {
+  const guest = await bench.guest();
+  await expect(guest.statistics()).rejects.toMatchObject({ code: 'UNSUPPORTED' });
+  const requests = { design: 'polling', ballooning: true, reporting: true, futureFeatures: 0 } as const;
+  await expect(bench.guest({ dialect: 'virtio', requests })).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+  });
+});
+
 /** Aborts when `moment` comes; resolves with what is left at the source. */
 async function cancelAt(moment: MigrationEvent['type'], options: TestGuestOptions): Promise<PrecopySource> {
   const guest = await bench.guest(options);

@@ -181,7 +181,10 @@ export const MUTANTS: readonly Mutant[] = [
     'the id can still be read after the close',
     'a guest that answers late starts a report that nobody waits for (V1)',
     'src/balloon/registers.ts',
-    { find: '    this.invalidateId();\n', replace: '' },
+    {
+      find: '    this.invalidateId();\n    this.#request(REPORT_STOP);',
+      replace: '    this.#request(REPORT_STOP);',
+    },
     world('walk, wait: a used page is written'),
   ),
   mutant(
@@ -308,6 +311,52 @@ export const MUTANTS: readonly Mutant[] = [
       replace: '    this.#vm.device?.unfreeze();',
     },
     world('hold: it is cancelled at any moment'),
+  ),
+  mutant(
+    'no DONE after a cancel',
+    'in VIRTIO’s dialect STOP gives nothing back: the guest keeps its blocks for good (V6, T3)',
+    'src/balloon/balloon-device.ts',
+    { find: '    if (this.#owesDone) {', replace: '    if (this.#owesDone && this.#frozen) {' },
+    world('virtio, hold: it is cancelled at any moment'),
+  ),
+  mutant(
+    'DONE stays behind',
+    'it is shown when the device state has been saved: nobody tells the guest at the destination (V9)',
+    'src/balloon/balloon-device.ts',
+    { find: '    this.#doneUnseen ||= this.#owesDone;\n    this.showDone();\n', replace: '' },
+    world('virtio, hold: a used page is written'),
+  ),
+  mutant(
+    'DONE stands though the migration goes on',
+    'the guest, which runs here again after a link has broken, uses its pages as they are; they are left out all the same (V5)',
+    'src/balloon/balloon-device.ts',
+    { find: '      this.registers.withdrawDone();\n', replace: '' },
+    world('virtio, hold: the link breaks at any moment, and is restored'),
+  ),
+  mutant(
+    'blocks are kept after DONE',
+    'the driver takes DONE for another STOP (D10)',
+    'src/balloon/report-driver.ts',
+    { find: '    this.stop();\n    this.#options.source.release();', replace: '    this.stop();' },
+    world('virtio, hold: a used page is written'),
+  ),
+  mutant(
+    'a marker is known by its length alone',
+    'a free range of 4 bytes that the device may write is taken for the id (V7; Firecracker)',
+    'src/balloon/balloon-device.ts',
+    {
+      find: '          if (element.writable[s] !== 0) {\n            session.range',
+      replace:
+        '          if (element.writable[s] !== 0 && lengthBytes !== COMMAND_ID_BYTES) {\n            session.range',
+    },
+    unit('test/conformance/hinting.test.ts', 'V7'),
+  ),
+  mutant(
+    'a page that is given back early is not written',
+    'the guest expects its poison in a page that its host may have altered (D9)',
+    'src/guest/runtime.ts',
+    { find: 'forHolding(isVirtio)', replace: 'forHolding(false)' },
+    unit('test/conformance/virtio.test.ts', 'D9'),
   ),
   mutant(
     'the guest stays stopped after a failure',

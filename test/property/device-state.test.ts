@@ -44,9 +44,9 @@ interface Stopped {
 
 function deviceFor({ memory, log, control, config }: BootedGuest): GuestDevice {
   const { pfnSpan } = memory.layout;
-  const { eventIdx, requests } = config;
+  const { eventIdx, dialect, requests } = config;
   const inflated = PageBitmap.allocate(atomicMapper, pfnSpan);
-  return makeGuestDevice({ memory, map: atomicMapper, control, log, inflated, eventIdx, requests });
+  return makeGuestDevice({ memory, map: atomicMapper, control, log, inflated, eventIdx, dialect, requests });
 }
 
 /** In the midst of a report and of filling its balloon. */
@@ -108,6 +108,7 @@ const STOPPED: Readonly<Record<string, Stopped>> = {
     eventIdx: false,
     workload: { kind: 'pressure', pagesPerSecond: 20_000 },
   }),
+  'that speaks VIRTIO': stopped({ dialect: 'virtio', reportMode: 'hold', pagePoison: 0 }),
   'that polls': stopped({ requests: requests('polling'), workload: { kind: 'idle', pagesPerSecond: 50 } }),
   'that polls besides': stopped({ requests: requests('register-and-polling') }),
   'that clears by reading': stopped({ requests: requests('read-to-clear') }),
@@ -451,6 +452,47 @@ describe('a state that does not fit the machine', () => {
     ['a balloon that is no list', [[['inflated'], { length: 0 }]], /inflated is no array/],
   ])('%s', (_what, changes, words) => {
     expect(refused(changes)).toMatch(words);
+  });
+
+  it.each<[string, (readonly [Path, Json | undefined])[], RegExp]>([
+    ['a bit of the mail', [[['device', 'registers', 'cmdReg'], 1]], /registers are of the mail/],
+    ['another dialect of its device', [[['device', 'registers', 'dialect'], 'command-register']], /dialect/],
+    ['a dialect that nobody speaks', [[[...registers, 'config', 'dialect'], 'xen']], /config\.dialect/],
+    ['features that were never offered', [[['device', 'registers', 'features'], 1 << 5]], /features/],
+    [
+      'a driver of the mail',
+      [[[...registers, 'command'], { phase: 'idle', bits: 0 }]],
+      /command is not the state of a driver for virtio/,
+    ],
+    [
+      'a third register',
+      [
+        [
+          [...registers, 'command', 'last'],
+          [0, 0, 0],
+        ],
+      ],
+      /command\.last is of 3 registers/,
+    ],
+    ['no statistics queue', [[[...registers, 'queues', 3], undefined]], /queues are 3, and virtio has 4/],
+    [
+      'too long a statistics queue',
+      [[[...registers, 'queues', 3, 'freeCount'], 9]],
+      /queues\[3\]\.freeCount/,
+    ],
+  ])('of VIRTIO’s dialect, %s', (_what, changes, words) => {
+    const { state, place } = STOPPED['that speaks VIRTIO']!;
+    const changed = changes.reduce((at, [path, value]) => withValue(at, path, value), state);
+    expect(judge(packState(changed), place)).toMatch(words);
+  });
+
+  it('of the mail’s, features and queues of VIRTIO’s', () => {
+    const { state, place } = STOPPED['as most guests are']!;
+    const of = (path: Path, value: Json): SavedState | string =>
+      judge(packState(withValue(state, path, value)), place);
+    expect(of(['device', 'registers', 'features'], 1 << 3)).toMatch(/features are VIRTIO's/);
+    const queue = at(state, [...registers, 'queues', 2])!;
+    expect(of([...registers, 'queues', 3], queue)).toMatch(/queues are 4, and command-register has 3/);
   });
 
   it('a working set of no runs', () => {

@@ -43,6 +43,7 @@ export function planRequest(
       schedule: 'adaptive',
       minOrder: 0,
       reportMode: 'walk',
+      dialect: 'command-register',
       ringSize: 4096,
       initOnAlloc: false,
       pagePoison: null,

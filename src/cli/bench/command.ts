@@ -159,6 +159,7 @@ function planRequestOf(options: BenchOptions, given: (option: string) => boolean
       schedule: options.schedule,
       minOrder: options.minOrder,
       reportMode: options.reportMode,
+      dialect: options.dialect,
       ringSize: options.ringSize,
       initOnAlloc: options.initOnAlloc,
       pagePoison: options.pagePoison ?? null,

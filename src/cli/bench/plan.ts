@@ -194,6 +194,7 @@ function settingsOf({ guests, baselines, runs, seed, spec, sweep }: PlanRequest)
     ...of('schedule', 'schedule', spec.schedule),
     ...of('min-order', 'minOrder', String(spec.minOrder)),
     'report-mode': spec.reportMode,
+    ...(spec.dialect === 'command-register' ? {} : { dialect: spec.dialect }),
     'init-on-alloc': String(spec.initOnAlloc),
     ...(spec.pagePoison === null
       ? {}

@@ -1,4 +1,5 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import type { Dialect } from '../../balloon/dialect.js';
 import { exitsBetween } from '../../balloon/exits.js';
 import { migrateObserved, type ObservedRequest } from '../../diagnostics.js';
 import { LacunaError } from '../../errors.js';
@@ -58,6 +59,7 @@ export interface RunSpec {
   readonly schedule: Schedule;
   readonly minOrder: number;
   readonly reportMode: ReportMode;
+  readonly dialect: Dialect;
   /** Size of the free page queue. */
   readonly ringSize: number;
   readonly initOnAlloc: boolean;
@@ -166,6 +168,7 @@ export function bootGuest(
     workload: spec.workload,
     minOrder: spec.minOrder,
     reportMode: spec.reportMode,
+    dialect: spec.dialect,
     ringSize: spec.ringSize,
     initOnAlloc: spec.initOnAlloc,
     pagePoison: spec.pagePoison ?? undefined,
@@ -245,7 +248,7 @@ export function describeRun(
     ringSize: spec.ringSize,
     initOnAlloc: spec.initOnAlloc,
     pagePoison: spec.pagePoison,
-    dialect: 'command-register',
+    dialect: spec.dialect,
     link: spec.link.name,
     linkBytesPerSecond: Number.isFinite(spec.link.bytesPerSecond) ? spec.link.bytesPerSecond : null,
     transport: spec.transport,

@@ -85,6 +85,7 @@ function specOf(
     schedule: DEFAULT_OPTIONS.schedule,
     minOrder: minOrder ?? 0,
     reportMode: 'walk',
+    dialect: 'command-register',
     ringSize: DEFAULT_RING_SIZE,
     initOnAlloc: false,
     pagePoison: null,

@@ -233,6 +233,7 @@ function sendRequestOf(
       schedule: options.schedule,
       minOrder: options.minOrder,
       reportMode: options.reportMode,
+      dialect: options.dialect,
       ringSize: options.ringSize,
       initOnAlloc: options.initOnAlloc,
       pagePoison: options.pagePoison ?? null,

@@ -75,7 +75,7 @@ export async function checkWhole(travelling: TravellingGuest, balloonPages: numb
   await until(
     guest,
     () => (device.registers.pending & (REPORT_START | REPORT_STOP)) === 0,
-    'the guest to acknowledge the end of the report',
+    'the guest to have heard of the end of the report',
   );
   await until(
     guest,
@@ -100,15 +100,17 @@ export async function checkWhole(travelling: TravellingGuest, balloonPages: numb
   }
 }
 
-/** The balloon answers: it acknowledges a new target and says what it then holds. */
+/** The balloon answers: it takes note of a new target and says what it then holds. */
 async function resizeBalloon(guest: WorkerGuest, pages: number): Promise<void> {
   const { registers } = guest.device!;
   const answers = (): number => guest.exits().ballooning.configWrites;
   const before = answers();
+  // Nothing but a change is a request in VIRTIO's dialect.
+  const isAsked = registers.dialect !== 'virtio' || registers.target !== pages;
   guest.device!.setBalloonTarget(pages);
   await until(
     guest,
-    () => (registers.pending & BALLOONING) === 0 && answers() !== before,
+    () => (registers.pending & BALLOONING) === 0 && !(isAsked && answers() === before),
     `the balloon to answer a target of ${pages} pages`,
   );
   if (pages === 0) {

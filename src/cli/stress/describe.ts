@@ -13,7 +13,7 @@ export function describeGuest(plan: GuestPlan): string {
         : `all of ${image.capture}`;
   return (
     `guest: ${plan.memoryBytes / MIB} MiB, ${memory}, free memory ${plan.freeMemory}, workload ${describeWorkload(plan.workload)}, ` +
-    `reports by ${plan.reportMode} from order ${plan.minOrder}, ring of ${plan.ringSize}${plan.eventIdx ? ' with EVENT_IDX' : ''}, ` +
+    `${plan.dialect}, reports by ${plan.reportMode} from order ${plan.minOrder}, ring of ${plan.ringSize}${plan.eventIdx ? ' with EVENT_IDX' : ''}, ` +
     `waits ${plan.ringDeadlineMs} ms for room in it, seed ${plan.seed}` +
     (plan.initOnAlloc ? ', zeroes what it allocates' : '') +
     (plan.pagePoison === null ? '' : `, fills what it frees with ${plan.pagePoison}`)

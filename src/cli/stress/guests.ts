@@ -99,7 +99,8 @@ export async function bootGuest(
   const allocates = plan.workload.kind === 'churn' || plan.workload.kind === 'pressure';
   const memory = pool.take(layout);
   try {
-    const { freeMemory, workload, reportMode, minOrder, ringSize, eventIdx, ringDeadlineMs, seed } = plan;
+    const { freeMemory, workload, reportMode, dialect, minOrder, ringSize, eventIdx, ringDeadlineMs, seed } =
+      plan;
     const guest = await WorkerGuest.boot({
       image,
       memory,
@@ -107,6 +108,7 @@ export async function bootGuest(
       freeMemory,
       workload,
       reportMode,
+      dialect,
       minOrder,
       ringSize,
       eventIdx,

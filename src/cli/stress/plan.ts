@@ -1,3 +1,4 @@
+import { DIALECTS, type Dialect } from '../../balloon/dialect.js';
 import type { DriverFault, DriverFaultName } from '../../guest/faulty-driver.js';
 import { FREE_MEMORY_MODES, type FreeMemoryMode } from '../../guest/image.js';
 import { REPORT_MODES, type ReportMode } from '../../guest/runtime.js';
@@ -98,6 +99,7 @@ export interface GuestPlan {
   readonly freeMemory: FreeMemoryMode;
   readonly workload: WorkloadSpec;
   readonly reportMode: ReportMode;
+  readonly dialect: Dialect;
   readonly minOrder: number;
   readonly ringSize: number;
   readonly eventIdx: boolean;
@@ -190,6 +192,7 @@ function planGuest(random: Random): GuestPlan {
     ...guest,
     initOnAlloc: own.chance(0.2),
     pagePoison: own.chance(0.25) ? own.pick([0xaaaa_aaaa, 0, 0x1234_5678]) : null,
+    dialect: own.pick(DIALECTS),
   };
 }
 

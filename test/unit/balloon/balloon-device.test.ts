@@ -269,7 +269,7 @@ describe('V6 DONE', () => {
     rig.open();
     rig.device.closeSession(0);
     rig.device.showDone();
-    expect(rig.registers.asked.slice(5)).toEqual([id + 2, 'stop', 'done']);
+    expect(rig.registers.asked.slice(5)).toEqual(['not done', id + 2, 'stop', 'done']);
   });
 
   it('is still owed by a device that was saved before it was shown', () => {

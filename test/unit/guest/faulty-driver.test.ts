@@ -44,7 +44,7 @@ function boot(changes: Partial<GuestConfig> = {}, boardMap: WordMapper = atomicM
       memory,
       log,
       control,
-      port: faults.port(new VcpuTraps(control)),
+      port: faults.port(new VcpuTraps(control), 'command-register'),
       config,
       content,
       faults,

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { MOST_STATISTICS_BYTES } from '../../../src/balloon/statistics.js';
 import { blocksOf, MAX_ORDER } from '../../../src/guest/buddy-allocator.js';
 import {
   type GuestMetadata,
@@ -74,6 +75,18 @@ describe.each([
     expect(metadata.lengthBytes).toBeLessThan(needed + inOrder.length * PAGE_SIZE);
     expect(metadata.lengthBytes % PAGE_SIZE).toBe(0);
     expect(metadataPages(options) * PAGE_SIZE).toBe(metadata.lengthBytes);
+  });
+
+  it('has the statistics queue and its buffer behind the pfns, in their page', () => {
+    const { balloonArrayGpa, statisticsQueue, statisticsGpa } = metadata;
+    const ends = [
+      balloonArrayGpa + VIRTIO_BALLOON_ARRAY_PFNS_MAX * 4,
+      statisticsQueue.descGpa + packedQueueBytes(statisticsQueue.size),
+      statisticsGpa + MOST_STATISTICS_BYTES,
+    ] as const;
+    expect(ends[0]).toBeLessThanOrEqual(statisticsQueue.descGpa);
+    expect(ends[1]).toBeLessThanOrEqual(statisticsGpa);
+    expect(ends[2]).toBeLessThanOrEqual(balloonArrayGpa + PAGE_SIZE);
   });
 
   it('has a bitmap for every order', () => {

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import pc from 'picocolors';
-import { LacunaError } from '../../../errors.js';
+import { isLacunaError, LacunaError } from '../../../errors.js';
 import { MIB } from '../../../memory/page.js';
 import type { CliContext } from '../../context.js';
 import { ExitCode } from '../../exit-code.js';
@@ -35,7 +35,7 @@ The guest is Debian's 32-bit kernel with a root file system of busybox, the driv
 Packages come from where this machine's own apt sources say, and what is needed of them is kept in $XDG_CACHE_HOME/lacuna, so
 that it is fetched once. Nothing of this machine's packages or lists changes, and it takes no root.
 
-Exit codes: 0 the image is there, 1 something is missing, 2 wrong usage.`;
+Exit codes: 0 the image is there, 1 something is missing, 2 wrong usage, 130 interrupted.`;
 
 /** Adds `lacuna linux image`. */
 export function addLinuxImageCommand(linux: Command, { signal, done }: CliContext): void {
@@ -45,19 +45,7 @@ export function addLinuxImageCommand(linux: Command, { signal, done }: CliContex
     .option('--refresh', 'fetch again what is cached, for a newer kernel', false)
     .addHelpText('after', HELP)
     .action(async (options: ImageOptions & { readonly refresh: boolean }) => {
-      const image = await obtainLinuxImage({
-        ...imageOptions(options),
-        refresh: options.refresh,
-        signal,
-        log: (line) => console.error(pc.dim(line)),
-      });
-      if (isMissing(image)) {
-        console.error(`${pc.red('lacuna:')} ${image.missing}`);
-        done(ExitCode.verificationFailed);
-        return;
-      }
-      console.log(describeImage(image));
-      done(ExitCode.ok);
+      done(await showImage({ ...imageOptions(options), refresh: options.refresh, signal }));
     });
 }
 
@@ -72,6 +60,25 @@ export async function imageFor(options: ImageOptions, signal: AbortSignal): Prom
     throw new LacunaError('UNSUPPORTED', image.missing);
   }
   return image;
+}
+
+/** Gets an image and prints what it is. Returns the exit code. */
+async function showImage(options: LinuxImageOptions): Promise<number> {
+  try {
+    const image = await obtainLinuxImage({ ...options, log: (line) => console.error(pc.dim(line)) });
+    if (isMissing(image)) {
+      console.error(`${pc.red('lacuna:')} ${image.missing}`);
+      return ExitCode.verificationFailed;
+    }
+    console.log(describeImage(image));
+    return ExitCode.ok;
+  } catch (thrown) {
+    if (isLacunaError(thrown, 'CANCELLED')) {
+      console.error(thrown.message);
+      return ExitCode.interrupted;
+    }
+    throw thrown;
+  }
 }
 
 /** What an image is, for people. */

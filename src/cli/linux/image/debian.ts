@@ -65,7 +65,8 @@ export async function fetchFromDebian(log: Log, run: RunTool = toolRunner()): Pr
     }
     throw thrown;
   } finally {
-    rmSync(folder, { recursive: true, force: true });
+    // Where a fetch is called off, a tool may write on for a moment.
+    rmSync(folder, { recursive: true, force: true, maxRetries: 10 });
   }
 }
 
@@ -290,7 +291,7 @@ function said({ stderr }: ToolResult): string {
     .split('\n')
     .filter((line) => /\S/.test(line))
     .slice(-MOST_LINES_SAID);
-  return lines.length === 0 ? '' : `:\n  ${lines.join('\n  ')}\n`;
+  return lines.length === 0 ? '' : `:\n  ${lines.join('\n  ')}`;
 }
 
 /** Runs a tool of this machine's, in English; the signal ends it. */

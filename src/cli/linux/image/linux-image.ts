@@ -98,7 +98,7 @@ export async function obtainLinuxImage(options: LinuxImageOptions = {}): Promise
   const fetched = needed.length === 0 ? undefined : await guestFiles(options);
   if (fetched !== undefined && isMissing(fetched)) {
     return {
-      missing: `no Linux guest: ${fetched.missing}. Or bring your own: ${needed.map((part) => `${OPTION[part]} FILE`).join(' ')}`,
+      missing: `no Linux guest: ${fetched.missing}\nOr bring your own: ${needed.map((part) => `${OPTION[part]} FILE`).join(' ')}`,
     };
   }
   const parts = { ...(fetched === undefined ? {} : imageParts(fetched)), ...own } as Record<ImagePart, Part>;

@@ -2,7 +2,6 @@ import { mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { bootOptions, keepBootable } from '../../../../src/cli/linux/boot.js';
 import type { FetchGuestFiles, GuestFiles } from '../../../../src/cli/linux/image/guest-files.js';
 import {
   commandLine,
@@ -114,7 +113,7 @@ describe('the cache', () => {
     });
     expect(missing).toEqual({
       missing:
-        'no Linux guest: there is no apt-get here. Or bring your own: --kernel FILE --initrd FILE --bios FILE --vga-bios FILE',
+        'no Linux guest: there is no apt-get here\nOr bring your own: --kernel FILE --initrd FILE --bios FILE --vga-bios FILE',
     });
     expect(readdirSync(folder)).toEqual([]);
   });
@@ -215,29 +214,4 @@ it('a command line says what was asked for', () => {
   expect(words(commandLine())).not.toContain('lacuna.balloon=off');
   expect(words(commandLine({ balloonDriver: false }))).toContain('lacuna.balloon=off');
   expect(commandLine({ extraArguments: ' debug  loglevel=7 ' })).toMatch(/ debug {2}loglevel=7$/);
-});
-
-it('a guest that reboots finds what v86 put into memory once', async () => {
-  const made = await image();
-  const memory = new Uint8Array(0x400_0000 + made.initrd.byteLength);
-  const setup = Buffer.from('setup, as v86 changed it');
-  memory.set(setup, 0x8_0000);
-  const order: string[] = [];
-  const cpu = {
-    mem8: memory,
-    write_blob: (bytes: Uint8Array, gpa: number): void => {
-      order.push('write');
-      memory.set(bytes, gpa);
-    },
-    reboot_internal: (): void => {
-      order.push('reset');
-      memory.fill(0xee);
-    },
-  };
-  keepBootable(cpu, made);
-  cpu.reboot_internal();
-  expect(order).toEqual(['reset', 'write', 'write', 'write']);
-  expect(Buffer.from(memory.slice(0x8_0000, 0x8_0000 + setup.length))).toEqual(setup);
-  expect(Buffer.from(memory.slice(0x10_0000, 0x10_0008)).toString()).toBe('the code');
-  expect(Buffer.from(memory.slice(0x400_0000))).toEqual(Buffer.from(bootOptions(made).initrd.buffer));
 });
