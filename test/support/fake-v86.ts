@@ -16,12 +16,16 @@ import { v86State } from './v86-state.js';
 const DRIVER_OK = 4;
 
 /** A queue as v86 keeps it. */
-export class FakeQueue {
-  size = 0;
-  enabled = false;
-  desc_addr = 0;
-  avail_addr = 0;
-  used_addr = 0;
+export interface FakeQueue {
+  size: number;
+  enabled: boolean;
+  desc_addr: number;
+  avail_addr: number;
+  used_addr: number;
+}
+
+function unsetQueue(): FakeQueue {
+  return { size: 0, enabled: false, desc_addr: 0, avail_addr: 0, used_addr: 0 };
 }
 
 /** v86's transport: it keeps what the driver writes, and notes what it is asked for. */
@@ -35,7 +39,7 @@ export class FakeVirtIO implements V86VirtIO {
 
   constructor(_cpu: V86Cpu, options: V86VirtIOOptions) {
     this.options = options;
-    this.queues = options.common.queues.map(() => new FakeQueue());
+    this.queues = options.common.queues.map(unsetQueue);
   }
 
   reset(): void {
@@ -43,7 +47,7 @@ export class FakeVirtIO implements V86VirtIO {
     this.device_status = 0;
     this.driver_feature.fill(0);
     for (const queue of this.queues) {
-      Object.assign(queue, new FakeQueue());
+      Object.assign(queue, unsetQueue());
     }
   }
 
