@@ -84,9 +84,11 @@ export default defineConfig({
       },
       {
         extends: true,
-        // A real Linux in v86, where its image can be had: each file starts a machine, some boot one.
+        // A real Linux in v86, where there is an image of it. The first file boots it; a guest on a busy machine takes its time.
         test: {
           name: 'linux',
+          testTimeout: 180_000,
+          hookTimeout: 240_000,
           include: ['test/linux/**/*.test.ts'],
           fileParallelism: false,
           sequence: { groupOrder: 4 },

@@ -1,7 +1,6 @@
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import {
   atBlock,
-  BOOT_TIMEOUT_MS,
   ConsoleCounter,
   eventOf,
   Hold,
@@ -13,6 +12,7 @@ import {
   memFreeReaches,
   restoreLinux,
   startLinux,
+  watchLeaveOut,
 } from '../support/linux-migration.js';
 
 /** Of free memory that holds what was in it. */
@@ -32,7 +32,7 @@ describe.skipIf(!LINUX)('Linux, migrated alive', () => {
     booted.guest.requestPause();
     prepared = await booted.emulator.save_state();
     await booted.close();
-  }, BOOT_TIMEOUT_MS);
+  });
 
   afterEach(async () => {
     await machine?.close();
@@ -64,7 +64,10 @@ describe.skipIf(!LINUX)('Linux, migrated alive', () => {
     const from = await start();
     const counter = ConsoleCounter.start(from.console);
     await counter.counts(5);
+    const leftOut = watchLeaveOut(from);
     const moved = await move(from, { options: { hints } });
+    expect(leftOut.late).toBe(0);
+    expect(leftOut.words > 0).toBe(hints);
     await counter.counts(5);
     const { numbers, uptimes } = await counter.stop();
     expect(numbers).toEqual(numbers.map((_, i) => i + 1));

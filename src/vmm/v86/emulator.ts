@@ -45,8 +45,8 @@ export interface V86Cpu {
   zero_memory(address: number, length: number): void;
   /** Forgets code that was compiled from `[start, end)`. */
   jit_dirty_cache(start: number, end: number): void;
-  pack_memory(): { packed_memory: Uint8Array; bitmap: { get_buffer(): ArrayBuffer } };
-  unpack_memory(bitmap: unknown, packed: Uint8Array): void;
+  pack_memory: () => { packed_memory: Uint8Array; bitmap: { get_buffer(): ArrayBuffer } };
+  unpack_memory: (bitmap: unknown, packed: Uint8Array) => void;
   reboot_internal(): void;
 }
 
