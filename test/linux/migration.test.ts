@@ -6,6 +6,7 @@ import {
   Hold,
   type Hop,
   hop,
+  incomingLinux,
   LINUX,
   type Linux,
   memFree,
@@ -62,10 +63,11 @@ describe.skipIf(!LINUX)('Linux, migrated alive', () => {
   /** A migration of a guest that counts meanwhile. */
   async function moveWhileItCounts(hints: boolean): Promise<Hop> {
     const from = await start();
+    const to = await incomingLinux(); // it would take the guest's time: they share a thread here
     const counter = ConsoleCounter.start(from.console);
     await counter.counts(5);
     const leftOut = watchLeaveOut(from);
-    const moved = await move(from, { options: { hints } });
+    const moved = await move(from, { to, options: { hints } });
     expect(leftOut.late).toBe(0);
     expect(leftOut.words > 0).toBe(hints);
     await counter.counts(5);
