@@ -2,6 +2,7 @@ import { equalBytes, fillWords } from './byte-ops.js';
 import type { DirtySink } from './dirty-log.js';
 import type { GuestMemory } from './guest-memory.js';
 import { bitMask, lowestBit, MIB, PAGE_SIZE, PAGES_PER_WORD } from './page.js';
+import { bitmapWords } from './page-bitmap.js';
 
 /** What one slice of a scan compares: about a millisecond's worth. */
 const SLICE_BYTES: number = 16 * MIB;
@@ -39,18 +40,21 @@ export class ComparedMemory {
   readonly counts: ScanCounts = { passes: 0, comparedBytes: 0, changedPages: 0, ms: 0 };
   readonly #live: GuestMemory;
   readonly #shadow: GuestMemory;
+  /**
+   * Pages that are known to be zero in the shadow, a bit each. They are compared with zeroes that lie in a cache, so that a
+   * scan reads them once and not twice, and the shadow of a page that was never used is never touched.
+   */
+  readonly #zero: Int32Array;
   readonly #clock: () => number;
   /** Where the next slice begins. */
   #segment = 0;
   #page = 0;
 
-  /**
-   * Both of the same layout. The shadow may hold anything: the first pass makes it what the guest holds. `clock` gives
-   * milliseconds, for the counts.
-   */
+  /** Both of the same layout, and the shadow all zero. `clock` gives milliseconds, for the counts. */
   constructor(live: GuestMemory, shadow: GuestMemory, clock: () => number) {
     this.#live = live;
     this.#shadow = shadow;
+    this.#zero = new Int32Array(bitmapWords(live.layout.pfnSpan)).fill(-1);
     this.#clock = clock;
   }
 
@@ -99,20 +103,14 @@ export class ComparedMemory {
    * Bit `i` of `bits` is page `wordIndex * 32 + i`. Only while the guest has them free: in its driver's kick.
    */
   leaveOut(wordIndex: number, bits: number, value: number): void {
-    for (let left = bits; left !== 0; ) {
-      const first = lowestBit(left);
-      const clear = ~(left >>> first);
-      const pages = clear === 0 ? PAGES_PER_WORD : lowestBit(clear);
-      this.#fill(wordIndex * PAGES_PER_WORD + first, pages, value);
-      left &= ~bitMask(first, pages);
+    fillPages(this.#live, wordIndex, bits, value);
+    if (value !== 0) {
+      this.#zero[wordIndex]! &= ~bits;
+      fillPages(this.#shadow, wordIndex, bits, value);
+      return;
     }
-  }
-
-  #fill(pfn: number, pageCount: number, value: number): void {
-    for (const memory of [this.#live, this.#shadow]) {
-      const bytes = memory.pages(pfn, pageCount);
-      fillWords(bytes, 0, bytes.length, value);
-    }
+    fillPages(this.#shadow, wordIndex, bits & ~this.#zero[wordIndex]!, 0);
+    this.#zero[wordIndex]! |= bits;
   }
 
   #scanWord(
@@ -125,8 +123,13 @@ export class ComparedMemory {
   ): void {
     const at = page * PAGE_SIZE;
     const length = pages * PAGE_SIZE;
+    const word = pfn >>> 5;
+    const first = pfn & (PAGES_PER_WORD - 1);
+    const mask = bitMask(first, pages);
     this.counts.comparedBytes += length;
-    if (equalBytes(live.subarray(at, at + length), shadow.subarray(at, at + length))) {
+    const isZero = (this.#zero[word]! & mask) === mask;
+    const others = isZero ? ZEROES.subarray(0, length) : shadow.subarray(at, at + length);
+    if (equalBytes(live.subarray(at, at + length), others)) {
       return;
     }
     let bits = 0;
@@ -136,10 +139,26 @@ export class ComparedMemory {
       const copy = shadow.subarray(from, from + PAGE_SIZE);
       if (!equalBytes(bytes, copy)) {
         copy.set(bytes);
-        bits |= 1 << ((pfn + i) & (PAGES_PER_WORD - 1));
+        bits |= 1 << (first + i);
         this.counts.changedPages += 1;
       }
     }
-    sink.addDirty(pfn >>> 5, bits);
+    this.#zero[word]! &= ~bits;
+    sink.addDirty(word, bits);
+  }
+}
+
+/** As many as one comparison takes. */
+const ZEROES: Uint8Array = new Uint8Array(PAGES_PER_WORD * PAGE_SIZE);
+
+/** Bit `i` of `bits` is page `wordIndex * 32 + i`. */
+function fillPages(memory: GuestMemory, wordIndex: number, bits: number, value: number): void {
+  for (let left = bits; left !== 0; ) {
+    const first = lowestBit(left);
+    const clear = ~(left >>> first);
+    const pages = clear === 0 ? PAGES_PER_WORD : lowestBit(clear);
+    const bytes = memory.pages(wordIndex * PAGES_PER_WORD + first, pages);
+    fillWords(bytes, 0, bytes.length, value);
+    left &= ~bitMask(first, pages);
   }
 }
