@@ -7,9 +7,9 @@ import {
   memFreeReaches,
   startLinux,
 } from '../support/linux-migration.js';
+import { LONG } from '../support/long.js';
 
-/** It takes a boot of its own. */
-const LONG = process.env['LACUNA_EXPLORE'] === 'long';
+// Each takes a boot of its own.
 
 describe.skipIf(!LINUX || !LONG)("Linux that zeroes what it allocates, Debian's default", () => {
   it(
