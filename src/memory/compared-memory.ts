@@ -4,8 +4,8 @@ import type { GuestMemory } from './guest-memory.js';
 import { bitMask, lowestBit, MIB, PAGE_SIZE, PAGES_PER_WORD } from './page.js';
 import { bitmapWords } from './page-bitmap.js';
 
-/** What one slice of a scan compares: about a millisecond's worth. */
-const SLICE_BYTES: number = 16 * MIB;
+/** What one slice of a scan compares: well below a millisecond's worth, and a millisecond or two where all of it has to be copied. */
+const SLICE_BYTES: number = 2 * MIB;
 
 /** What scans came to. */
 export interface ScanCounts {

@@ -1,4 +1,5 @@
 import { LacunaError, messageOf } from '../../errors.js';
+import { equalBytes } from '../../memory/byte-ops.js';
 
 /**
  * A v86 machine's state without its RAM, on its way: two megabytes, of which some ten kilobytes are not zero (most is the
@@ -7,13 +8,15 @@ import { LacunaError, messageOf } from '../../errors.js';
  * ```
  *   le32 magic "LV86"   le32 version   le32 length of v86's state   le32 blocks that follow
  *   a bit for each block of v86's state, from the lowest bit of the first byte on; whole bytes
- *   the blocks whose bit is set, 256 bytes each (the last one may be shorter)
+ *   the blocks whose bit is set, 1024 bytes each (the last one may be shorter)
  * ```
  */
 const MAGIC = 0x3638_564c;
 const VERSION = 1;
 const HEADER_BYTES = 16;
-const BLOCK_BYTES = 256;
+const BLOCK_BYTES = 1024;
+
+const ZEROES: Uint8Array = new Uint8Array(BLOCK_BYTES);
 
 /** Of v86's state: its magic, and the version of the v86 that it is of. */
 const V86_STATE_MAGIC = 0x8676_8676;
@@ -26,14 +29,13 @@ const LONGEST_V86_STATE_BYTES: number = 64 * 1024 * 1024;
 export function packState(state: ArrayBuffer): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(state);
   const blocks = Math.ceil(bytes.length / BLOCK_BYTES);
-  const words = new Uint32Array(state, 0, bytes.length >>> 2);
   const map = new Uint8Array(Math.ceil(blocks / 8));
   let packedBytes = HEADER_BYTES + map.length;
   let packed = 0;
   for (let block = 0; block < blocks; block += 1) {
     const from = block * BLOCK_BYTES;
     const to = Math.min(bytes.length, from + BLOCK_BYTES);
-    if (!isZero(words, bytes, from, to)) {
+    if (!equalBytes(bytes.subarray(from, to), ZEROES.subarray(0, to - from))) {
       map[block >>> 3]! |= 1 << (block & 7);
       packedBytes += to - from;
       packed += 1;
@@ -139,17 +141,6 @@ function checkV86State(state: Uint8Array<ArrayBuffer>, memoryBytes: number): voi
 
 function isPlace(value: unknown, atMost: number): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= atMost;
-}
-
-function isZero(words: Uint32Array, bytes: Uint8Array, from: number, to: number): boolean {
-  let any = 0;
-  for (let i = from >>> 2; i < to >>> 2; i += 1) {
-    any |= words[i]!;
-  }
-  for (let i = to & ~3; i < to; i += 1) {
-    any |= bytes[i]!;
-  }
-  return any === 0;
 }
 
 function invalid(why: string): LacunaError {

@@ -129,9 +129,6 @@ export class V86Guest implements SourceVm, DestinationVm {
   // ── SourceVm ──────────────────────────────────────────────────────────────────────────────────────────────
 
   migrationBegins(): void {
-    if (this.#compared === undefined) {
-      this.saveDeviceState(); // compiled now, and not while the guest stands still
-    }
     this.#comparison.restart();
   }
 

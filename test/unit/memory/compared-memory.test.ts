@@ -51,8 +51,8 @@ describe('ComparedMemory', () => {
     }
   });
 
-  it('takes slices of 16 MiB, and finds in the next pass what was written behind it', () => {
-    const { live, shadow } = memories([0, (40 * MIB) / PAGE_SIZE]);
+  it('takes slices of 2 MiB, and finds in the next pass what was written behind it', () => {
+    const { live, shadow } = memories([0, (5 * MIB) / PAGE_SIZE]);
     const compared = new ComparedMemory(live, shadow, () => 0);
     const none = { addDirty: () => expect.unreachable() };
     expect(compared.scanSlice(none)).toBe(false);
@@ -63,7 +63,7 @@ describe('ComparedMemory', () => {
   });
 
   it('begins anew after a pass that was cut short', () => {
-    const { live, shadow } = memories([0, (40 * MIB) / PAGE_SIZE]);
+    const { live, shadow } = memories([0, (5 * MIB) / PAGE_SIZE]);
     const compared = new ComparedMemory(live, shadow, () => 0);
     compared.scanSlice({ addDirty: () => {} });
     live.pages(0, 1)[0] = 1;
