@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BOOT_TIMEOUT_MS, LINUX, type Linux, startLinux } from '../support/linux-migration.js';
+import { LONG } from '../support/long.js';
 
 describe.skipIf(!LINUX)('the Linux guest', () => {
   let guest: Linux;
@@ -42,7 +43,7 @@ describe.skipIf(!LINUX)('the Linux guest', () => {
     expect(await memFreeKib()).toBeGreaterThan(before - 4 * 1024);
   });
 
-  it('fills files with pages that are all different, or all alike', async () => {
+  it.skipIf(!LONG)('fills files with pages that are all different, or all alike', async () => {
     const differentOf = async (kind: string): Promise<number> => {
       const count =
         'i=0; while [ $i -lt 512 ]; do dd if=/tmp/f bs=4k skip=$i count=1 2>/dev/null | md5sum; i=$((i + 37)); done';
@@ -75,7 +76,7 @@ describe.skipIf(!LINUX)('the Linux guest', () => {
     await guest.console.run('rm /tmp/checksum-a*');
   });
 
-  it('comes under pressure, and out of it with nobody killed', async () => {
+  it.skipIf(!LONG)('comes under pressure, and out of it with nobody killed', async () => {
     const before = await memFreeKib();
     expect(await guest.console.run('pressure same')).toMatch(/^pressure: took \d+ MiB, MemFree \d+ kB$/);
     expect(await memFreeKib()).toBeLessThan(24 * 1024);
