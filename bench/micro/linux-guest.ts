@@ -147,13 +147,11 @@ function row(results: readonly Result[], memoryBytes: number, hints: boolean): s
   const sent = (of: readonly Result[]): number => median(of.map(({ report }) => report.ram.transferred));
   const values = (value: (result: Result) => number | null): number[] =>
     own.map((result) => value(result) ?? Number.NaN);
-  const session = (key: 'to-first-range' | 'to-stop'): string =>
-    hints
-      ? spread(
-          values(({ report }) => report.hints.sessions[0]?.[key] ?? null),
-          0,
-        )
-      : '';
+  // The host may have gone on before a stop sign came.
+  const session = (key: 'to-first-range' | 'to-stop'): string => {
+    const times = values(({ report }) => report.hints.sessions[0]?.[key] ?? null);
+    return times.some(Number.isNaN) ? '' : spread(times, 0);
+  };
   return [
     `${memoryBytes / MIB} MiB`,
     hints ? 'on' : 'off',
