@@ -127,8 +127,8 @@ async function catchMutant(mutant, number) {
   const args = [
     VITEST,
     'run',
-    '--project',
-    caughtBy.project,
+    // "unit" is two projects: some files have modules of their own.
+    `--project=${caughtBy.project}*`,
     '--reporter=json',
     `--outputFile=${report}`,
     caughtBy.file,
