@@ -42,6 +42,7 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
     .description("Live migration that leaves a virtual machine's free pages behind.")
     .version(version)
     .showHelpAfterError('(lacuna --help tells more)')
+    .enablePositionalOptions() // an option behind a command of a command is that one's
     .exitOverride();
   const context: CliContext = {
     program,

@@ -130,7 +130,7 @@ class LinuxReception {
     Object.assign(report, { outcome: 'runs', startedAt, ...this.#totals.get(offer.migrationId)!() });
     this.#say(
       `${pc.green('✔')} ${offer.label} runs here: ${formatMib(report.bytes)} MiB came for ` +
-        `${formatMib(report.memoryBytes)} MiB of RAM. Its console:${process.stdin.isTTY ? ' (Ctrl-] q ends it)' : ''}`,
+        `${formatMib(report.memoryBytes)} MiB of RAM. Its console follows${process.stdin.isTTY ? ' (Ctrl-] q ends it)' : ''}`,
     );
     this.#detach();
     const machine = this.#machines.get(guest)!;
