@@ -1,30 +1,22 @@
 import pc from 'picocolors';
 import { LacunaError } from '../../errors.js';
 import { MIB } from '../../memory/page.js';
-import { thisMachine } from '../../report/machine.js';
 import { ExitCode } from '../exit-code.js';
-import { checkWritable, writeReport } from '../report-file.js';
+import { checkWritable } from '../report-file.js';
 import { parseEndpoint } from '../units.js';
 import type { GuestConsole } from './console.js';
 import { Counted } from './counted.js';
 import { DestinationProcess } from './destination-process.js';
-import type { LinuxImage } from './image/linux-image.js';
 import type { LinuxMachine } from './machine.js';
-import { Move } from './move.js';
+import { Move, type MoveReportRequest, writeMoveReport } from './move.js';
 import { moveTable } from './move-table.js';
 import { startMachine } from './snapshot.js';
 
 /** What `lacuna linux` was asked for. */
-export interface DemoRequest {
-  readonly image: LinuxImage;
-  readonly memoryBytes: number;
+export interface DemoRequest extends MoveReportRequest {
   readonly hints: boolean;
   /** Boot, although a booted machine is in the cache. */
   readonly fresh: boolean;
-  readonly json: string | undefined;
-  readonly version: string;
-  /** The command line, for the report. */
-  readonly command: string;
 }
 
 /** Lines of the counter that are shown at either end. */
@@ -106,7 +98,7 @@ class Demo {
           ? pc.dim('compare: lacuna linux --hints off')
           : pc.dim('compare: lacuna linux --hints on'),
       );
-      this.#write(report);
+      writeMoveReport(this.#request, report);
       return isWhole ? ExitCode.ok : ExitCode.verificationFailed;
     } finally {
       await move.close();
@@ -151,20 +143,6 @@ class Demo {
           ),
     );
     return isWhole;
-  }
-
-  #write(migration: object): void {
-    const { json, version, command, memoryBytes, image } = this.#request;
-    if (json !== undefined) {
-      writeReport(json, {
-        schema: 1,
-        createdAt: new Date().toISOString(),
-        command,
-        machine: thisMachine(version),
-        guest: { memoryBytes, kernel: image.kernelVersion, cmdline: image.cmdline },
-        migration,
-      });
-    }
   }
 }
 

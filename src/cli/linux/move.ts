@@ -4,13 +4,16 @@ import type { ScanCounts } from '../../memory/compared-memory.js';
 import type { MigrationOptions } from '../../migration/options.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import { type MigrationReport, reportOf } from '../../migration/report.js';
+import { thisMachine } from '../../report/machine.js';
 import type { CompressionMode } from '../../transport/network/compression-policy.js';
 import { NETWORK_RUN_PAGES, type NetworkChannel } from '../../transport/network/network-channel.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
 import { connectV86Guest } from '../../vmm/v86/network.js';
+import { writeReport } from '../report-file.js';
 import { type Control, serveControl } from '../send/control.js';
 import { Handover } from '../send/handover.js';
 import { formatEndpoint, type HostPort } from '../units.js';
+import type { LinuxImage } from './image/linux-image.js';
 import type { LinuxMachine } from './machine.js';
 
 /** Where a machine is moved, and how. */
@@ -31,6 +34,33 @@ export interface MoveRequest {
 export interface MoveReport extends MigrationReport {
   /** Scans of its RAM for what was written, in place of a dirty log. */
   readonly scans: ScanCounts;
+}
+
+/** Writes a report of it, with what it was made with, to the file that was asked for. */
+export function writeMoveReport(
+  { json, version, command, memoryBytes, image }: MoveReportRequest,
+  migration: MoveReport,
+): void {
+  if (json !== undefined) {
+    writeReport(json, {
+      schema: 1,
+      createdAt: new Date().toISOString(),
+      command,
+      machine: thisMachine(version),
+      guest: { memoryBytes, kernel: image.kernelVersion, cmdline: image.cmdline },
+      migration,
+    });
+  }
+}
+
+/** What a report says beside the migration, and where it goes; undefined: nowhere. */
+export interface MoveReportRequest {
+  readonly image: LinuxImage;
+  readonly memoryBytes: number;
+  readonly json: string | undefined;
+  readonly version: string;
+  /** The command line. */
+  readonly command: string;
 }
 
 /** A machine that is connected to where it is to go, and how that went. */

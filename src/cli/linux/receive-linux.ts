@@ -7,34 +7,20 @@ import type {
   MigrationOffer,
   ReceivedTotals,
 } from '../../transport/network/incoming-migration.js';
-import type { TlsSettings } from '../../transport/network/tls.js';
 import { receiveV86Guests, type V86Arrival } from '../../vmm/v86/network.js';
 import type { V86Guest } from '../../vmm/v86/v86-guest.js';
 import { ExitCode } from '../exit-code.js';
+import type { ReceiveRequest } from '../receive/receive.js';
 import { checkWritable, writeReport } from '../report-file.js';
 import { describeTls } from '../tls-options.js';
-import { formatEndpoint, type HostPort } from '../units.js';
+import { formatEndpoint } from '../units.js';
 import type { LinuxImage } from './image/linux-image.js';
 import { type LinuxMachine, makeMachine } from './machine.js';
 import { MOST_MEMORY } from './machine-memory.js';
 import { attachTerminal } from './terminal.js';
 
-/** What `lacuna receive --vmm v86` was asked for. */
-export interface ReceiveLinuxRequest {
-  readonly listen: HostPort;
-  readonly tls: TlsSettings | undefined;
-  /** Other machines are listened to without TLS. */
-  readonly insecure: boolean;
-  /** undefined: what v86 can have. */
-  readonly mostMemoryBytes: number | undefined;
-  readonly mostStreams: number;
-  readonly keepMs: number;
-  readonly once: boolean;
-  readonly json: string | undefined;
-  readonly quiet: boolean;
-  readonly version: string;
-  /** The command line, for the report. */
-  readonly command: string;
+/** What `lacuna receive --vmm v86` was asked for; without a limit, guests may have what v86 can give them. */
+export interface ReceiveLinuxRequest extends Omit<ReceiveRequest, 'metrics'> {
   /** What the machine is made of; the same as at the source, or the guest can't reboot here. */
   readonly image: LinuxImage;
 }

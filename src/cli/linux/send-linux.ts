@@ -3,41 +3,33 @@ import { isLacunaError, messageOf } from '../../errors.js';
 import { MIB } from '../../memory/page.js';
 import type { MigrationOptions } from '../../migration/options.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
-import { thisMachine } from '../../report/machine.js';
 import type { CompressionMode } from '../../transport/network/compression-policy.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
 import { ExitCode } from '../exit-code.js';
 import { attendToInterrupts } from '../interrupts.js';
-import { checkWritable, writeReport } from '../report-file.js';
+import { checkWritable } from '../report-file.js';
 import { adviceOf } from '../send/handover.js';
 import { ProgressLine } from '../send/progress-line.js';
 import { describeTls } from '../tls-options.js';
 import { formatEndpoint, type HostPort } from '../units.js';
-import type { LinuxImage } from './image/linux-image.js';
 import type { LinuxMachine } from './machine.js';
-import { Move, type MoveReport } from './move.js';
+import { Move, type MoveReport, type MoveReportRequest, writeMoveReport } from './move.js';
 import { movedIn } from './move-table.js';
 import { startMachine } from './snapshot.js';
 import { attachTerminal } from './terminal.js';
 
 /** What `lacuna send --vmm v86` was asked for. */
-export interface SendLinuxRequest {
+export interface SendLinuxRequest extends MoveReportRequest {
   readonly to: HostPort;
   readonly tls: TlsSettings | undefined;
   readonly streams: number;
   readonly compression: CompressionMode;
-  readonly image: LinuxImage;
-  readonly memoryBytes: number;
   readonly options: Partial<MigrationOptions>;
   /** How long the guest runs here first, in ms; undefined: until a key says so, or 3 s without a terminal. */
   readonly afterMs: number | undefined;
   /** The guest is not ended with the command if it does not arrive. */
   readonly stay: boolean;
-  readonly json: string | undefined;
   readonly quiet: boolean;
-  readonly version: string;
-  /** The command line, for the report. */
-  readonly command: string;
 }
 
 /** Starts Linux, shows its console, and moves it to a `lacuna receive --vmm v86`. Returns the exit code. */
@@ -102,7 +94,7 @@ class SendingLinux {
       return this.#broken(machine, thrown);
     }
     const { source, report } = moved;
-    this.#write(report);
+    writeMoveReport(this.#request, report);
     this.#detach();
     if (source.phase === 'completed') {
       console.log(`\n${pc.green('✔')} ${this.#name} runs at ${formatEndpoint(to)}: ${movedIn(report)}`);
@@ -217,20 +209,6 @@ class SendingLinux {
       this.#detach = attachTerminal(machine.console, { q: () => this.#leave?.() });
       await new Promise<void>((resolve) => {
         this.#leave = resolve;
-      });
-    }
-  }
-
-  #write(report: MoveReport): void {
-    const { json, version, command, memoryBytes, image } = this.#request;
-    if (json !== undefined) {
-      writeReport(json, {
-        schema: 1,
-        createdAt: new Date().toISOString(),
-        command,
-        machine: thisMachine(version),
-        guest: { name: this.#name, memoryBytes, kernel: image.kernelVersion, cmdline: image.cmdline },
-        migration: report,
       });
     }
   }
