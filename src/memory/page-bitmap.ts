@@ -87,6 +87,23 @@ export class PageBitmap {
     return changed;
   }
 
+  /** Sets the bits of runs as {@link runs} has them. */
+  setRuns(runs: readonly number[]): void {
+    for (let i = 0; i + 1 < runs.length; i += 2) {
+      this.setRange(runs[i]!, runs[i + 1]!);
+    }
+  }
+
+  /** All runs of set bits, for a saved state: pfn, count, pfn, count, … */
+  runs(): number[] {
+    const runs: number[] = [];
+    const run: PageRun = { pfn: 0, pageCount: 0 };
+    for (let from = 0; this.nextRunInto(run, from); from = run.pfn + run.pageCount) {
+      runs.push(run.pfn, run.pageCount);
+    }
+    return runs;
+  }
+
   /** Clears the bits of a run; returns how many were set. */
   clearRange(pfn: number, pageCount: number): number {
     let changed = 0;

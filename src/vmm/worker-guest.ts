@@ -38,7 +38,7 @@ import {
 } from '../memory/control-buffer.js';
 import type { DirtyLog, DirtySink } from '../memory/dirty-log.js';
 import type { SharedGuestMemory } from '../memory/guest-memory.js';
-import { bitmapWords, PageBitmap, type PageRun } from '../memory/page-bitmap.js';
+import { bitmapWords, PageBitmap } from '../memory/page-bitmap.js';
 import { type RamBlock, RamLayout } from '../memory/ram-layout.js';
 import { atomicMapper } from '../memory/shared-words.js';
 import { WriteOracle } from '../memory/write-oracle.js';
@@ -248,9 +248,7 @@ export class WorkerGuest implements SourceVm {
    */
   adopt(state: Uint8Array, isServed = true): void {
     const { device, inflated } = parseDeviceState(state, { layout: this.memory.layout, trace: this.trace });
-    for (let i = 0; i + 1 < inflated.length; i += 2) {
-      this.#inflated.setRange(inflated[i]!, inflated[i + 1]!);
-    }
+    this.#inflated.setRuns(inflated);
     this.#device = this.#makeDevice({ eventIdx: device.eventIdx, restored: device });
     if (isServed) {
       void this.#serveDevice();
@@ -320,15 +318,10 @@ export class WorkerGuest implements SourceVm {
     if (this.#device === undefined) {
       throw new LacunaError('ILLEGAL_STATE', 'a guest that has not arrived has no device state');
     }
-    const inflated: number[] = [];
-    const run: PageRun = { pfn: 0, pageCount: 0 };
-    for (let from = 0; this.#inflated.nextRunInto(run, from); from = run.pfn + run.pageCount) {
-      inflated.push(run.pfn, run.pageCount);
-    }
     const state: SavedState = {
       version: STATE_VERSION,
       device: saveGuestDevice(this.#device),
-      inflated,
+      inflated: this.#inflated.runs(),
       vcpu: new TextDecoder().decode(this.control.readState()),
     };
     return new TextEncoder().encode(JSON.stringify(state));

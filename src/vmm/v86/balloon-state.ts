@@ -1,6 +1,5 @@
 import type { BalloonDevice, BalloonDeviceState } from '../../balloon/balloon-device.js';
 import { LacunaError } from '../../errors.js';
-import type { PageRun } from '../../memory/page-bitmap.js';
 import type { RamLayout } from '../../memory/ram-layout.js';
 import { FIRST_COMMAND_ID, LAST_COMMAND_ID } from '../../spec/command-register.js';
 import type { DeviceQueueState } from '../../virtqueue/device-queue.js';
@@ -22,11 +21,6 @@ export interface SavedBalloon {
 
 /** The balloon's part of a machine's state, as v86 can save it: arrays of numbers. */
 export function saveBalloonState(values: readonly number[], balloon: BalloonDevice): unknown[] {
-  const inflated: number[] = [];
-  const run: PageRun = { pfn: 0, pageCount: 0 };
-  for (let from = 0; balloon.inflated.nextRunInto(run, from); from = run.pfn + run.pageCount) {
-    inflated.push(run.pfn, run.pageCount);
-  }
   const { queues, nextId, owesDone } = balloon.saveState();
   return [
     VERSION,
@@ -34,7 +28,7 @@ export function saveBalloonState(values: readonly number[], balloon: BalloonDevi
     queues.map((queue) => (queue === null ? null : [queue.lastAvailIdx, queue.usedIdx])),
     nextId,
     owesDone ? 1 : 0,
-    inflated,
+    balloon.inflated.runs(),
   ];
 }
 

@@ -307,9 +307,7 @@ export class V86Guest implements SourceVm, DestinationVm {
     inflated: readonly number[];
   }): BalloonDevice<V86BalloonRegisters> {
     const inflated = PageBitmap.allocateOwn(atomicMapper, this.memory.layout.pfnSpan);
-    for (let i = 0; restored !== undefined && i + 1 < restored.inflated.length; i += 2) {
-      inflated.setRange(restored.inflated[i]!, restored.inflated[i + 1]!);
-    }
+    inflated.setRuns(restored?.inflated ?? []);
     return new BalloonDevice({
       memory: this.memory,
       map: atomicMapper,
