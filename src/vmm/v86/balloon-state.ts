@@ -1,8 +1,8 @@
 import type { BalloonDevice, BalloonDeviceState } from '../../balloon/balloon-device.js';
-import { LacunaError } from '../../errors.js';
 import type { RamLayout } from '../../memory/ram-layout.js';
 import { FIRST_COMMAND_ID, LAST_COMMAND_ID } from '../../spec/command-register.js';
 import type { DeviceQueueState } from '../../virtqueue/device-queue.js';
+import { invalid, isWhole } from './state-checks.js';
 
 /** Of {@link saveBalloonState}. */
 const VERSION = 1;
@@ -87,12 +87,4 @@ function checkRuns(runs: readonly number[], layout: RamLayout): void {
 
 function isNumbers(values: unknown, atMost: number): values is number[] {
   return Array.isArray(values) && values.every((value) => isWhole(value, atMost));
-}
-
-function isWhole(value: unknown, atMost: number): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= atMost;
-}
-
-function invalid(why: string): LacunaError {
-  return new LacunaError('DEVICE_STATE_INVALID', `the device state can't be used: ${why}`);
 }

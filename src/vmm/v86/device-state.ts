@@ -1,5 +1,6 @@
-import { LacunaError, messageOf } from '../../errors.js';
+import { messageOf } from '../../errors.js';
 import { equalBytes } from '../../memory/byte-ops.js';
+import { invalid, isWhole } from './state-checks.js';
 
 /**
  * A v86 machine's state without its RAM, on its way: two megabytes, of which some ten kilobytes are not zero (most is the
@@ -128,7 +129,7 @@ function checkV86State(state: Uint8Array<ArrayBuffer>, memoryBytes: number): voi
   const room = state.length - buffersAt;
   for (const buffer of buffers as ({ offset?: unknown; length?: unknown } | null)[]) {
     const { offset, length: bytes } = buffer ?? {};
-    if (!isPlace(offset, room) || !isPlace(bytes, room - offset)) {
+    if (!isWhole(offset, room) || !isWhole(bytes, room - offset)) {
       throw invalid("v86's part has a buffer outside itself");
     }
   }
@@ -137,12 +138,4 @@ function checkV86State(state: Uint8Array<ArrayBuffer>, memoryBytes: number): voi
       `it is of a machine with ${String(values[0])} bytes of RAM, and this one has ${memoryBytes}`,
     );
   }
-}
-
-function isPlace(value: unknown, atMost: number): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= atMost;
-}
-
-function invalid(why: string): LacunaError {
-  return new LacunaError('DEVICE_STATE_INVALID', `the device state can't be used: ${why}`);
 }

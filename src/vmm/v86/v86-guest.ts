@@ -2,7 +2,7 @@ import { BalloonDevice, type BalloonDeviceState } from '../../balloon/balloon-de
 import type { ExitTable } from '../../balloon/exits.js';
 import type { HintSession, HintSink } from '../../balloon/hint-session.js';
 import type { GuestStatistics } from '../../balloon/statistics.js';
-import { LacunaError, messageOf } from '../../errors.js';
+import { asLacunaError, LacunaError, messageOf } from '../../errors.js';
 import { ComparedMemory, type ScanCounts } from '../../memory/compared-memory.js';
 import { EventWord } from '../../memory/control-buffer.js';
 import type { DirtySink, WriteLog } from '../../memory/dirty-log.js';
@@ -219,11 +219,7 @@ export class V86Guest implements SourceVm, DestinationVm {
     try {
       this.#machine.restore_state(state);
     } catch (thrown) {
-      throw thrown instanceof LacunaError
-        ? thrown
-        : new LacunaError('DEVICE_STATE_INVALID', `v86 can't use the device state: ${messageOf(thrown)}`, {
-            cause: thrown,
-          });
+      throw asLacunaError(thrown, 'DEVICE_STATE_INVALID', "v86 can't use the device state: ");
     } finally {
       cpu.unpack_memory = unpack;
     }
