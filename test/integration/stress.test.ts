@@ -1,7 +1,8 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import type { Worker } from 'node:worker_threads';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import {
   type CasePlan,
   FAULT_KINDS,
@@ -427,20 +428,26 @@ describe('faults of threads', () => {
 
   it('threads of a pool are used again, by guests that have nothing to do with each other', async () => {
     const threads = new ThreadPool();
-    const live = (): number => readdirSync('/proc/self/task').length;
+    const started: Worker[] = [];
+    const noteStart = (worker: Worker): void => void started.push(worker);
+    process.on('worker', noteStart);
+    onTestFinished(() => void process.off('worker', noteStart));
+    const live = (): Worker[] => started.filter(({ threadId }) => threadId !== -1);
     const small = await bench.guest({ threads, image: { memoryBytes: 8 * 1024 * 1024 } });
     expect(await small.selfCheck()).toMatchObject({ badPages: 0, badPfn: -1 });
     const before = live();
+    expect(before).not.toEqual([]);
     await small.stop();
     const large = await bench.guest({ threads, seed: 2, workload: CHURN });
-    expect(live()).toBe(before);
+    expect(live()).toEqual(before);
     await isWholeHere(large);
     // One that was ended by force is not used again.
     await large.kill();
+    expect(live()).toHaveLength(before.length - 1);
     const next = await bench.guest({ threads, workload: CHURN });
     await isWholeHere(next);
     await next.stop();
     await threads.close();
-    expect(live()).toBeLessThan(before);
+    expect(live()).toEqual([]);
   });
 });
