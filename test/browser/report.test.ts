@@ -175,6 +175,19 @@ describe.skipIf(CHROMIUM === undefined)('the HTML report, in Chromium', () => {
     await page.context().close();
   });
 
+  it.each([
+    ['command-register', 'REPORT_START: free pages asked for, id '],
+    ['virtio', 'free_page_hint_cmd_id: free pages asked for, id '],
+  ] as const)('names a request for a report in the words of the dialect %s', async (dialect, words) => {
+    const path = join(folder, `${dialect}.html`);
+    const runs = report.runs.filter(({ baseline }) => baseline === 'hints');
+    writeFileSync(path, htmlReport({ ...report, runs: runs.map((run) => ({ ...run, dialect })) }));
+    const { page, complaints } = await open({}, path);
+    expect((await page.locator('.moments').textContent())!).toContain(words);
+    expect(complaints).toEqual([]);
+    await page.context().close();
+  });
+
   it('gives away all of its numbers', async () => {
     const { page } = await open();
     const [download] = await Promise.all([page.waitForEvent('download'), page.locator('footer a').click()]);

@@ -268,6 +268,12 @@ function mapPart(run: RunReport): HTMLElement {
   );
 }
 
+/** What asks for a report, in the words of each dialect. */
+const REQUEST = {
+  'command-register': 'REPORT_START',
+  virtio: 'free_page_hint_cmd_id',
+} as const satisfies Record<RunReport['dialect'], string>;
+
 /** What happened, in words and in order. */
 function happenings(run: RunReport): Moment[] {
   const list: Moment[] = [];
@@ -278,7 +284,7 @@ function happenings(run: RunReport): Moment[] {
         list.push({ x: session.requested + offset, label });
       }
     };
-    at(0, `REPORT_START: free pages asked for, id ${session.id}`);
+    at(0, `${REQUEST[run.dialect]}: free pages asked for, id ${session.id}`);
     at(session['to-start'], `the guest has begun: its id is on the queue`);
     at(session['to-first-range'], 'the first free range');
     at(
@@ -373,7 +379,7 @@ function timelinePart(run: RunReport): HTMLElement {
           },
           options: {
             parsing: false,
-            layout: { padding: { top: 52 } },
+            layout: { padding: { top: 52, right: 8 } }, // for the numbers of moments
             interaction: { mode: 'nearest', axis: 'x', intersect: false },
             scales: {
               x: {
