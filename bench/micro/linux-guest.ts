@@ -38,7 +38,7 @@ const { values: given } = parseArgs({
 const RUNS = parseWhole(1, 100)(given.runs);
 const SIZES: readonly number[] = given.memory.split(',').map((mib) => parseWhole(64, 2048)(mib) * MIB);
 /** Lines of the counter before the guest is moved, and after. */
-const LINES = 5;
+const LINES = 10;
 const OLD_DATA_SHARE = 0.75;
 
 /** One run. */
@@ -46,8 +46,15 @@ interface Result {
   readonly memoryBytes: number;
   readonly hints: boolean;
   readonly report: MoveReport;
-  /** Between the last line at the source and the first at the destination, by the guest's own clock, in ms. */
-  readonly counterGapMs: number;
+  /** By the guest's own clock, in ms. */
+  readonly counter: {
+    /** From one line to the next, before the guest is moved. */
+    readonly pace: number;
+    /** From the last line at the source to the first at the destination. */
+    readonly gap: number;
+    /** The longest step of all. */
+    readonly longest: number;
+  };
 }
 
 async function image(): Promise<LinuxImage> {
@@ -80,6 +87,7 @@ async function runOnce(state: string, memoryBytes: number, hints: boolean): Prom
   machine.console.onText((text) => left.take(text));
   machine.console.send('counter\n');
   await left.lines(LINES);
+  const pace = ((left.last!.uptime - left.first!.uptime) * 1000) / (left.last!.count - left.first!.count);
   const move = await Move.connect({
     machine,
     name: 'linux',
@@ -105,8 +113,9 @@ async function runOnce(state: string, memoryBytes: number, hints: boolean): Prom
   await move.close();
   await destination.close();
   await machine.close();
-  const counterGapMs = (come.first!.uptime - left.last!.uptime) * 1000;
-  return { memoryBytes, hints, report, counterGapMs };
+  const gap = (come.first.uptime - left.last!.uptime) * 1000;
+  const longest = Math.max(left.longestStep * 1000, gap, come.longestStep * 1000);
+  return { memoryBytes, hints, report, counter: { pace, gap, longest } };
 }
 
 async function measure(): Promise<Result[]> {
@@ -167,7 +176,11 @@ function row(results: readonly Result[], memoryBytes: number, hints: boolean): s
       0,
     ),
     spread(
-      values(({ counterGapMs }) => counterGapMs),
+      values(({ counter }) => Math.max(0, counter.gap - counter.pace)),
+      0,
+    ),
+    spread(
+      values(({ counter }) => counter.longest),
       0,
     ),
     session('to-first-range'),
@@ -190,7 +203,8 @@ if (given.state !== undefined) {
       'left out, MiB',
       'time, ms',
       'downtime, ms',
-      'counter gap, ms',
+      'counter lost, ms',
+      'longest step, ms',
       'first range, ms',
       'stop sign, ms',
       'a scan, ms',

@@ -41,10 +41,15 @@ export class ComparedMemory {
   readonly #live: GuestMemory;
   readonly #shadow: GuestMemory;
   /**
-   * Pages that are known to be zero in the shadow, a bit each. They are compared with zeroes that lie in a cache, so that a
+   * Pages that read as zeroes at the destination, a bit each. They are compared with zeroes that lie in a cache, so that a
    * scan reads them once and not twice, and the shadow of a page that was never used is never touched.
    */
   readonly #zero: Int32Array;
+  /**
+   * Those of them whose shadow still holds what they were before they were left out. To write zeroes there takes as long as to
+   * write them in the guest, while the guest's driver waits; few of them are ever looked at again.
+   */
+  readonly #stale: Int32Array;
   readonly #clock: () => number;
   /** Where the next slice begins. */
   #segment = 0;
@@ -55,6 +60,7 @@ export class ComparedMemory {
     this.#live = live;
     this.#shadow = shadow;
     this.#zero = new Int32Array(bitmapWords(live.layout.pfnSpan)).fill(-1);
+    this.#stale = new Int32Array(this.#zero.length);
     this.#clock = clock;
   }
 
@@ -99,18 +105,41 @@ export class ComparedMemory {
   }
 
   /**
-   * These pages are left out, and read as `value`, a le32 over and over, at the destination: so they do here from now on.
+   * These pages are left out, and read as `value`, a le32 over and over, at the destination: so they do here from now on,
+   * in the guest and in what is sent and compared with.
    * Bit `i` of `bits` is page `wordIndex * 32 + i`. Only while the guest has them free: in its driver's kick.
    */
   leaveOut(wordIndex: number, bits: number, value: number): void {
     fillPages(this.#live, wordIndex, bits, value);
-    if (value !== 0) {
-      this.#zero[wordIndex]! &= ~bits;
-      fillPages(this.#shadow, wordIndex, bits, value);
+    if (value === 0) {
+      this.#stale[wordIndex]! |= bits & ~this.#zero[wordIndex]!;
+      this.#zero[wordIndex]! |= bits;
       return;
     }
-    fillPages(this.#shadow, wordIndex, bits & ~this.#zero[wordIndex]!, 0);
-    this.#zero[wordIndex]! |= bits;
+    fillPages(this.#shadow, wordIndex, bits, value);
+    this.#zero[wordIndex]! &= ~bits;
+    this.#stale[wordIndex]! &= ~bits;
+  }
+
+  /** The shadow of these pages, in one piece: what is sent of them. */
+  payload(pfn: number, pageCount: number): Uint8Array<ArrayBufferLike> {
+    const end = pfn + pageCount;
+    for (let at = pfn; at < end; ) {
+      const first = at & (PAGES_PER_WORD - 1);
+      const pages = Math.min(PAGES_PER_WORD - first, end - at);
+      this.#freshen(at >>> 5, bitMask(first, pages));
+      at += pages;
+    }
+    return this.#shadow.pages(pfn, pageCount);
+  }
+
+  /** Has the shadow hold zeroes where it is to. */
+  #freshen(word: number, mask: number): void {
+    const bits = this.#stale[word]! & mask;
+    if (bits !== 0) {
+      fillPages(this.#shadow, word, bits, 0);
+      this.#stale[word]! &= ~bits;
+    }
   }
 
   #scanWord(
@@ -128,22 +157,25 @@ export class ComparedMemory {
     const mask = bitMask(first, pages);
     this.counts.comparedBytes += length;
     const isZero = (this.#zero[word]! & mask) === mask;
-    const others = isZero ? ZEROES.subarray(0, length) : shadow.subarray(at, at + length);
-    if (equalBytes(live.subarray(at, at + length), others)) {
+    if (!isZero) {
+      this.#freshen(word, mask);
+    }
+    const others = isZero ? ZEROES : shadow.subarray(at, at + length);
+    if (equalBytes(live.subarray(at, at + length), others.subarray(0, length))) {
       return;
     }
     let bits = 0;
     for (let i = 0; i < pages; i += 1) {
-      const from = at + i * PAGE_SIZE;
-      const bytes = live.subarray(from, from + PAGE_SIZE);
-      const copy = shadow.subarray(from, from + PAGE_SIZE);
-      if (!equalBytes(bytes, copy)) {
-        copy.set(bytes);
+      const from = i * PAGE_SIZE;
+      const bytes = live.subarray(at + from, at + from + PAGE_SIZE);
+      if (!equalBytes(bytes, others.subarray(from, from + PAGE_SIZE))) {
+        shadow.set(bytes, at + from);
         bits |= 1 << (first + i);
         this.counts.changedPages += 1;
       }
     }
     this.#zero[word]! &= ~bits;
+    this.#stale[word]! &= ~bits;
     sink.addDirty(word, bits);
   }
 }

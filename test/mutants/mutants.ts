@@ -609,8 +609,8 @@ export const MUTANTS: readonly Mutant[] = [
     'it is taken again and the same bytes are written: a comparison sees nothing, and the destination has zeroes (I9)',
     'src/memory/compared-memory.ts',
     {
-      find: '    fillPages(this.#live, wordIndex, bits, value);\n    if (value !== 0) {',
-      replace: '    if (value !== 1) return;\n    if (value !== 0) {',
+      find: '    fillPages(this.#live, wordIndex, bits, value);\n    if (value === 0) {',
+      replace: '    if (value !== 1) return;\n    if (value === 0) {',
     },
     unit('test/property/compared-memory.test.ts', 'brings every page over'),
   ),
@@ -625,7 +625,14 @@ export const MUTANTS: readonly Mutant[] = [
     'what differs is marked, and not copied',
     'the shadow that is sent is not what the guest wrote (I9)',
     'src/memory/compared-memory.ts',
-    { find: '        copy.set(bytes);\n', replace: '' },
+    { find: '        shadow.set(bytes, at + from);\n', replace: '' },
+    unit('test/property/compared-memory.test.ts', 'brings every page over'),
+  ),
+  mutant(
+    'what was left out is sent as it was before',
+    'in the next attempt: the guest has zeroes there, and the destination gets the old bytes (I9)',
+    'src/memory/compared-memory.ts',
+    { find: '      this.#freshen(at >>> 5, bitMask(first, pages));\n', replace: '' },
     unit('test/property/compared-memory.test.ts', 'brings every page over'),
   ),
 ];

@@ -9,10 +9,12 @@ export interface Count {
   readonly uptime: number;
 }
 
-/** Lines of the counter as they come: knows the first and the last of them. */
+/** Lines of the counter as they come: knows the first and the last of them, and the longest step between two. */
 export class Counted {
   first: Count | undefined;
   last: Count | undefined;
+  /** By the guest's clock, in s. */
+  longestStep = 0;
   readonly #onLine: (line: string) => void;
   #text: string;
   #lines = 0;
@@ -36,7 +38,9 @@ export class Counted {
       this.#text = this.#text.slice(end + 1);
       const [, count, uptime] = COUNT.exec(line) ?? [];
       if (count !== undefined) {
-        this.last = { count: Number(count), uptime: Number(uptime) };
+        const at = Number(uptime);
+        this.longestStep = Math.max(this.longestStep, at - (this.last?.uptime ?? at));
+        this.last = { count: Number(count), uptime: at };
         this.first ??= this.last;
         this.#lines += 1;
         this.#onLine(line);

@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -6,7 +7,7 @@ import { KIB, MIB } from '../../memory/page.js';
 import { V86Guest, type V86GuestOptions } from '../../vmm/v86/v86-guest.js';
 import { GuestConsole, type SerialPort } from './console.js';
 import type { LinuxImage } from './image/linux-image.js';
-import { LEAST_MEMORY, MOST_MEMORY } from './machine-memory.js';
+import { refusedMemory } from './machine-memory.js';
 
 /** What lacuna uses of a `V86`; the rest of it is behind {@link V86Guest}. */
 export interface Emulator extends SerialPort {
@@ -14,6 +15,8 @@ export interface Emulator extends SerialPort {
   add_listener(event: 'serial0-output-byte', listener: (byte: number) => void): void;
   restore_state(state: ArrayBuffer): Promise<void>;
   save_state(): Promise<ArrayBuffer>;
+  /** How many the processor has run since the machine was made. */
+  get_instruction_counter(): number;
   destroy(): Promise<void>;
 }
 
@@ -30,7 +33,7 @@ export interface LinuxMachine {
 /** How a machine is made. */
 export interface MachineOptions extends V86GuestOptions {
   readonly image: LinuxImage;
-  /** 64 MiB or more, whole MiB. */
+  /** Whole MiB, from where the initrd ends. */
   readonly memoryBytes: number;
   /** `incoming`: its memory is cleared, for a guest that is to arrive. */
   readonly role: 'boot' | 'incoming';
@@ -45,15 +48,16 @@ const VGA_MEMORY_BYTES: number = 256 * KIB;
  */
 export async function makeMachine(options: MachineOptions): Promise<LinuxMachine> {
   const { image, memoryBytes, role } = options;
-  if (memoryBytes < LEAST_MEMORY || memoryBytes > MOST_MEMORY || memoryBytes % MIB !== 0) {
+  const refused = refusedMemory(memoryBytes, image.initrd.byteLength);
+  if (refused !== undefined) {
     throw new LacunaError(
       'INVALID_ARGUMENT',
-      `a machine of ${memoryBytes} bytes: v86 takes whole MiB, ${LEAST_MEMORY / MIB} to ${MOST_MEMORY / MIB}`,
+      `a machine of ${memoryBytes / MIB} MiB: ${refused}, with this initrd`,
     );
   }
   const V86 = await loadV86();
   const emulator = new V86({
-    wasm_path: join(dirname(fileURLToPath(import.meta.resolve('v86'))), 'v86.wasm'),
+    wasm_fn: async (imports: object) => (await WebAssembly.instantiate(await processor(), imports)).exports,
     memory_size: memoryBytes,
     vga_memory_size: VGA_MEMORY_BYTES,
     virtio_balloon: true,
@@ -83,6 +87,22 @@ export async function makeMachine(options: MachineOptions): Promise<LinuxMachine
       await emulator.destroy();
     },
   };
+}
+
+/** TypeScript has it with a browser's types only. */
+declare const WebAssembly: {
+  compile(bytes: Uint8Array): Promise<object>;
+  instantiate(module: object, imports: object): Promise<{ readonly exports: object }>;
+};
+
+let compiled: Promise<object> | undefined;
+
+/** What v86 runs a guest with, compiled once for all machines of this process: the next one has what V8 made of it by then. */
+function processor(): Promise<object> {
+  compiled ??= readFile(join(dirname(fileURLToPath(import.meta.resolve('v86'))), 'v86.wasm')).then((bytes) =>
+    WebAssembly.compile(bytes),
+  );
+  return compiled;
 }
 
 /** Of the v86 that is installed. */

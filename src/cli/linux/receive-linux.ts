@@ -18,6 +18,7 @@ import type { LinuxImage } from './image/linux-image.js';
 import { type LinuxMachine, makeMachine } from './machine.js';
 import { MOST_MEMORY } from './machine-memory.js';
 import { attachTerminal } from './terminal.js';
+import { warmUp } from './warm-up.js';
 
 /** What `lacuna receive --vmm v86` was asked for; without a limit, guests may have what v86 can give them. */
 export interface ReceiveLinuxRequest extends Omit<ReceiveRequest, 'metrics'> {
@@ -65,6 +66,7 @@ class LinuxReception {
       this.#end = resolve;
       signal.addEventListener('abort', () => resolve(), { once: true });
     });
+    await warmUp(this.#request.image, signal); // before anybody can come
     const listener = await receiveV86Guests({
       ...listen,
       tls,

@@ -3,7 +3,7 @@ import { LacunaError } from '../../errors.js';
 import { MIB } from '../../memory/page.js';
 import { parseMemory, parseSize } from '../units.js';
 import { addImageFileOptions, type ImageOptions } from './image/options.js';
-import { LEAST_MEMORY, MOST_MEMORY } from './machine-memory.js';
+import { refusedMemory } from './machine-memory.js';
 
 /** What runs a guest: lacuna's own threads, or npm's v86. */
 const VMMS = ['lacuna', 'v86'] as const;
@@ -27,16 +27,12 @@ export function addVmmOptions(command: Command): Command {
   return addImageFileOptions(command);
 }
 
-/** "256", "256MiB": memory of a v86 machine, in bytes. */
+/** "256", "256MiB": memory of a v86 machine, in bytes. Throws commander's error for what v86 can't have. */
 export function parseMachineMemory(text: string): number {
   const bytes = /^\d+$/.test(text.trim()) ? Number(text) * MIB : parseSize(text);
-  return checkMachineMemory(parseMemory(String(bytes)));
-}
-
-/** Throws commander's error for a machine that v86 can't have. */
-function checkMachineMemory(bytes: number): number {
-  if (bytes < LEAST_MEMORY || bytes > MOST_MEMORY || bytes % MIB !== 0) {
-    throw new InvalidArgumentError(`v86 takes whole MiB, ${LEAST_MEMORY / MIB} to ${MOST_MEMORY / MIB}.`);
+  const refused = refusedMemory(parseMemory(String(bytes)));
+  if (refused !== undefined) {
+    throw new InvalidArgumentError(`${refused}.`);
   }
   return bytes;
 }

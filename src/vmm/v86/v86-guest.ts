@@ -142,7 +142,7 @@ export class V86Guest implements SourceVm, DestinationVm {
   }
 
   payload(pfn: number, pageCount: number): Uint8Array<ArrayBufferLike> {
-    return this.shadow.pages(pfn, pageCount);
+    return this.#comparison.payload(pfn, pageCount);
   }
 
   drainDirty(sink: DirtySink): boolean {
@@ -236,8 +236,8 @@ export class V86Guest implements SourceVm, DestinationVm {
   // ── what a host can do besides ────────────────────────────────────────────────────────────────────────────
 
   /**
-   * What a migration sends, and a network channel is to be given as its memory: as large as the guest's RAM, and made when
-   * it is first asked for. Between migrations it means nothing.
+   * What a migration sends, by {@link payload}, and a network channel is to be given as its memory: as large as the guest's
+   * RAM, and made when it is first asked for. Between migrations it means nothing.
    */
   get shadow(): SharedGuestMemory {
     this.#shadow ??= SharedGuestMemory.allocate(this.memory.layout);
