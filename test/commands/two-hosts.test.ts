@@ -31,7 +31,7 @@ describe.skipIf(WHY_NOT !== undefined)('two hosts', () => {
   });
 
   function start(host: string, ...args: string[]): Terminal {
-    const terminal = new Terminal(folder, args, {}, host);
+    const terminal = new Terminal(folder, args, { netns: host });
     terminals.push(terminal);
     return terminal;
   }

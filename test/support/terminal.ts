@@ -7,6 +7,16 @@ interface Waiting {
   readonly gone: (error: Error) => void;
 }
 
+/** Where a command is run. */
+export interface TerminalOptions {
+  /** Beside this process's own. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** The network namespace. */
+  readonly netns?: string;
+  /** At a terminal (util-linux's `script`), not by pipes. */
+  readonly tty?: boolean;
+}
+
 /** A lacuna that runs in a process of its own for a while, and what it says. */
 export class Terminal {
   /** Both of its outputs, in the order in which they came. */
@@ -18,20 +28,18 @@ export class Terminal {
   #hasEnded = false;
   #waiting: Waiting[] = [];
 
-  /** `on`: the network namespace that it is run in. */
-  constructor(
-    folder: string,
-    args: readonly string[],
-    env: Readonly<Record<string, string>> = {},
-    on?: string,
-  ) {
-    const within = on === undefined ? [] : ['ip', 'netns', 'exec', on];
-    const [command, ...rest] = [...within, process.execPath, CLI, ...args];
+  constructor(folder: string, args: readonly string[], { env, netns, tty = false }: TerminalOptions = {}) {
+    const lacuna = [process.execPath, CLI, ...args];
+    const [command, ...rest] = [
+      ...(netns === undefined ? [] : ['ip', 'netns', 'exec', netns]),
+      ...(tty ? ['script', '-qefc', lacuna.join(' '), '/dev/null'] : lacuna),
+    ];
     const child = spawn(command!, rest, {
       cwd: folder,
       env: { ...process.env, NO_COLOR: '1', XDG_RUNTIME_DIR: folder, ...env },
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: 'pipe',
     });
+    child.stdin.on('error', () => {}); // it need not read
     this.#child = child;
     child.stdout.on('data', (chunk: Buffer) => {
       this.stdout += chunk.toString();
@@ -65,6 +73,16 @@ export class Terminal {
         this.#waiting.push({ pattern, found, gone });
       }
     });
+  }
+
+  /** Types at it. */
+  type(text: string): void {
+    this.#child.stdin?.write(text);
+  }
+
+  /** There is nothing more to type. */
+  endInput(): void {
+    this.#child.stdin?.end();
   }
 
   signal(name: NodeJS.Signals): void {

@@ -1,14 +1,13 @@
 import pc from 'picocolors';
-import { isLacunaError, messageOf } from '../../errors.js';
+import { messageOf } from '../../errors.js';
 import { MIB } from '../../memory/page.js';
 import type { MigrationOptions } from '../../migration/options.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import type { CompressionMode } from '../../transport/network/compression-policy.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
 import { ExitCode } from '../exit-code.js';
-import { attendToInterrupts } from '../interrupts.js';
 import { checkWritable } from '../report-file.js';
-import { adviceOf } from '../send/handover.js';
+import { exitCodeOf, SendInterrupts } from '../send/outcome.js';
 import { ProgressLine } from '../send/progress-line.js';
 import { describeTls } from '../tls-options.js';
 import { formatEndpoint, type HostPort } from '../units.js';
@@ -50,13 +49,12 @@ class SendingLinux {
   readonly #signal: AbortSignal;
   readonly #name: string;
   readonly #line: ProgressLine;
-  readonly #unattend: () => void;
+  readonly #interrupts: SendInterrupts;
   #machine: LinuxMachine | undefined;
   #move: Move | undefined;
   #detach: () => void = () => {};
   /** Ends the hosting of a guest that stays. */
   #leave: (() => void) | undefined;
-  #interruptsUnanswered = 0;
   /** Aborted by the signal, and by the key that ends the command. */
   readonly #quit = new AbortController();
 
@@ -65,7 +63,12 @@ class SendingLinux {
     this.#name = `linux-${request.memoryBytes / MIB}m`;
     this.#line = new ProgressLine(this.#name, formatEndpoint(request.to));
     this.#signal = AbortSignal.any([signal, this.#quit.signal]);
-    this.#unattend = attendToInterrupts(() => this.#interrupted());
+    this.#interrupts = new SendInterrupts({
+      signal: this.#signal,
+      handover: () => this.#move?.handover,
+      leave: () => this.#leave,
+      tidy: () => this.#detach(),
+    });
   }
 
   async run(): Promise<number> {
@@ -102,14 +105,11 @@ class SendingLinux {
     }
     const why = `${source.error?.code ?? source.phase}: ${source.error?.message ?? source.phase}`;
     await this.#stayed(machine, why);
-    if (isLacunaError(source.error, 'COMMIT_UNCONFIRMED')) {
-      return ExitCode.unanswered;
-    }
-    return source.phase === 'cancelled' ? ExitCode.interrupted : ExitCode.verificationFailed;
+    return exitCodeOf(source);
   }
 
   async close(): Promise<void> {
-    this.#unattend();
+    this.#interrupts.close();
     this.#detach();
     await this.#move?.close();
     await this.#machine?.close();
@@ -144,7 +144,7 @@ class SendingLinux {
 
   #quitNow(): void {
     this.#quit.abort();
-    this.#interrupted();
+    this.#interrupts.interrupted();
   }
 
   #happened(event: MigrationEvent): void {
@@ -152,35 +152,7 @@ class SendingLinux {
     if (log !== undefined || step !== undefined) {
       this.#say(log ?? pc.dim(step!));
     }
-    if (event.type === 'unconfirmed') {
-      const { handover } = this.#move!;
-      console.error(`${pc.yellow('lacuna:')} ${handover.words()}.\n${adviceOf(handover.passage)}`);
-    }
-  }
-
-  #interrupted(): void {
-    if (this.#leave !== undefined) {
-      this.#leave();
-      return;
-    }
-    const handover = this.#move?.handover;
-    if (handover?.state !== 'unanswered') {
-      return; // the signal has called it off
-    }
-    this.#interruptsUnanswered += 1;
-    if (this.#interruptsUnanswered === 1) {
-      console.error(
-        `the commit was sent and not answered yet: it can't be called off from here.\n${adviceOf(handover.passage)}\n` +
-          'Once more gives the guest up here, wherever it may run.',
-      );
-      return;
-    }
-    this.#detach(); // the terminal as it was
-    console.error(
-      `${this.#name} is lost here, stopped as it was. The commit of migration ${handover.passage.migration} was sent: it may ` +
-        `run at ${handover.passage.to}; look there before you start it anew.`,
-    );
-    process.exit(ExitCode.unanswered);
+    this.#interrupts.happened(event);
   }
 
   /** It came to no migration, or one that was broken off by an exception: then the engine has given the guest back. */
@@ -189,6 +161,7 @@ class SendingLinux {
     if (this.#move === undefined) {
       throw thrown; // nothing ran
     }
+    this.#move.channel.cancel(); // the destination need not wait
     await this.#stayed(machine, messageOf(thrown));
     return this.#signal.aborted ? ExitCode.interrupted : ExitCode.verificationFailed;
   }
@@ -201,7 +174,7 @@ class SendingLinux {
     console.error(
       `\n${why}\n${this.#name} goes on here. ${
         stays
-          ? `It runs in this process (${process.pid}) until Ctrl-C.`
+          ? `It runs in this process (${process.pid}) until ${process.stdin.isTTY ? 'Ctrl-] q' : 'Ctrl-C'}.`
           : 'It ends with this command (--stay keeps it running).'
       }`,
     );

@@ -6,6 +6,7 @@ import { migrate } from '../../migration/migrate.js';
 import { Receiver } from '../../migration/receiver.js';
 import { formatMib } from '../../report/format.js';
 import { TABLE_STYLE } from '../../report/table.js';
+import { VIRTIO_BALLOON_CMD_ID_DONE } from '../../spec/virtio-balloon.js';
 import { LoopbackChannel } from '../../transport/loopback.js';
 import type { BalloonTraceEntry } from '../../vmm/v86/balloon-trace.js';
 import { ExitCode } from '../exit-code.js';
@@ -34,8 +35,8 @@ type Line = { readonly side: Side; readonly ms: number } & (
 
 /** Ranges that are shown at either end of a session. */
 const RANGES_SHOWN = 3;
-/** For the guest to read the id, and to give back what it holds. */
-const AFTERWARDS_MS = 2000;
+/** For the guest to answer, on a busy machine. */
+const GUEST_DEADLINE_MS = 120_000;
 
 /**
  * Moves Linux within this process, and shows every register access, kick and ring entry of its balloon on the way. Returns
@@ -46,10 +47,17 @@ export async function traceSession(request: TraceRequest): Promise<number> {
   const { image, memoryBytes } = request;
   const lines: Line[] = [];
   let began = Number.NaN;
+  let seeDone: () => void = () => {};
+  const sawDone = new Promise<void>((resolve) => {
+    seeDone = resolve;
+  });
   const tell =
     (side: Side) =>
     (entry: BalloonTraceEntry): void => {
       lines.push({ side, ms: entry.at - began, entry });
+      if (side === 'destination' && isReadOfDone(entry)) {
+        seeDone();
+      }
     };
   const say = (line: string): void => console.error(pc.dim(line));
   const source = await startMachine({ image, memoryBytes, log: say, onTrace: tell('source') });
@@ -62,7 +70,7 @@ export async function traceSession(request: TraceRequest): Promise<number> {
     began = performance.now();
     const channel = new LoopbackChannel();
     channel.connect(new Receiver(there.guest, (message) => channel.reply(message)));
-    const { phase, error, accounts } = await migrate({
+    const { phase, error, accounts, sessions } = await migrate({
       vm: source.guest,
       channel,
       event: source.guest.event,
@@ -76,11 +84,11 @@ export async function traceSession(request: TraceRequest): Promise<number> {
     if (phase !== 'completed') {
       throw error ?? new LacunaError('ILLEGAL_STATE', `the migration ended as ${phase}`);
     }
+    if (sessions.length > 0) {
+      await Promise.race([sawDone, silence()]); // its driver is told to give back what it holds
+    }
     there.console.send('memfree\n');
-    await there.console.expect(/MemFree \d+ kB/, { deadlineMs: AFTERWARDS_MS * 60 });
-    await new Promise((resolve) => {
-      setTimeout(resolve, AFTERWARDS_MS); // whatever else its driver has to say
-    });
+    await there.console.expect(/MemFree \d+ kB/, { deadlineMs: GUEST_DEADLINE_MS });
     console.log(render(lines, request.all));
     console.log(
       `${accounts.hints.applied} pages (${formatMib(accounts.hints.applied * PAGE_SIZE)} MiB of ` +
@@ -94,6 +102,23 @@ export async function traceSession(request: TraceRequest): Promise<number> {
     await source.close();
     await there.close();
   }
+}
+
+/** Rejects when the guest should have answered by now. */
+function silence(): Promise<never> {
+  return new Promise((_, reject) => {
+    AbortSignal.timeout(GUEST_DEADLINE_MS).addEventListener('abort', () =>
+      reject(new LacunaError('GUEST_FAILED', "the guest's driver has not read DONE at the destination")),
+    );
+  });
+}
+
+function isReadOfDone(entry: BalloonTraceEntry): boolean {
+  return (
+    entry.what === 'read' &&
+    entry.register === 'free_page_hint_cmd_id' &&
+    entry.value === VIRTIO_BALLOON_CMD_ID_DONE
+  );
 }
 
 /** Events of the migration that say why the host does what it does. */

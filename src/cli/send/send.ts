@@ -29,14 +29,14 @@ import {
   withReplay,
 } from '../bench/run.js';
 import { ExitCode } from '../exit-code.js';
-import { attendToInterrupts } from '../interrupts.js';
 import { type MetricsServer, serveMetrics } from '../metrics-server.js';
 import { makeProgress, type Progress } from '../progress.js';
 import { checkWritable } from '../report-file.js';
 import { describeTls } from '../tls-options.js';
 import { formatEndpoint, type HostPort } from '../units.js';
 import { type Control, serveControl } from './control.js';
-import { adviceOf, Handover } from './handover.js';
+import { Handover } from './handover.js';
+import { exitCodeOf, SendInterrupts } from './outcome.js';
 import { ProgressLine } from './progress-line.js';
 
 /** What `lacuna send` was asked for. */
@@ -99,12 +99,9 @@ class Sending {
   #channel: NetworkChannel | undefined;
   #control: Control | undefined;
   #handover: Handover | undefined;
-  /** SIGINT and SIGTERM so far, and since the commit left. */
-  #interrupts = 0;
-  #interruptsUnanswered = 0;
   /** Ends the hosting of a guest that stays. */
   #leave: (() => void) | undefined;
-  readonly #unattend: () => void;
+  readonly #interrupts: SendInterrupts;
   /** Draws the progress: not within the migration's own time, which it would slow down. */
   readonly #drawing: ReturnType<typeof setInterval>;
   #drawn = '';
@@ -116,7 +113,12 @@ class Sending {
     this.#progress = progress;
     this.#to = formatEndpoint(request.to);
     this.#line = new ProgressLine(this.#spec.image.name, this.#to);
-    this.#unattend = attendToInterrupts(() => this.#interrupted());
+    this.#interrupts = new SendInterrupts({
+      signal,
+      handover: () => this.#handover,
+      leave: () => this.#leave,
+      tidy: () => this.#finishDrawing(),
+    });
     this.#drawing = setInterval(() => this.#draw(), DRAW_MS);
   }
 
@@ -148,13 +150,13 @@ class Sending {
     const passed = await this.#check();
     this.#report(describeRun(this.#spec, layout), measured, passed ? 'passed' : 'failed');
     await this.#stayed(this.#whyHere(source), passed);
-    return passed ? this.#codeOf(source) : ExitCode.verificationFailed;
+    return passed ? exitCodeOf(source) : ExitCode.verificationFailed;
   }
 
   /** Whatever happened, nothing of it is left behind. */
   async close(): Promise<void> {
     clearInterval(this.#drawing);
-    this.#unattend();
+    this.#interrupts.close();
     this.#control?.close();
     await this.#guest?.stop();
     await this.#channel?.close();
@@ -219,8 +221,7 @@ class Sending {
   }
 
   #happened(event: MigrationEvent): void {
-    const handover = this.#handover!;
-    handover.event(event);
+    this.#handover!.event(event);
     const { step, log } = this.#line.event(event);
     if (step !== undefined) {
       this.#progress.step(step);
@@ -228,11 +229,7 @@ class Sending {
     if (log !== undefined) {
       this.#progress.log(log);
     }
-    if (event.type === 'unconfirmed') {
-      console.error(`${pc.yellow('lacuna:')} ${handover.words()}.\n${adviceOf(handover.passage)}`);
-    } else if (event.type === 'committed' && this.#signal.aborted) {
-      this.#interrupted(); // it came too late
-    }
+    this.#interrupts.happened(event);
   }
 
   // ── how it ends ───────────────────────────────────────────────────────────────────────────────────────────
@@ -285,13 +282,6 @@ class Sending {
   #whyHere(source: PrecopySource): string {
     const why = source.error?.message ?? source.phase;
     return source.phase === 'cancelled' ? why : `${pc.red(source.error?.code ?? 'failed')}: ${why}`;
-  }
-
-  #codeOf(source: PrecopySource): number {
-    if (isLacunaError(source.error, 'COMMIT_UNCONFIRMED')) {
-      return ExitCode.unanswered;
-    }
-    return source.phase === 'cancelled' ? ExitCode.interrupted : ExitCode.verificationFailed;
   }
 
   /** It came to no migration, or one that was broken off by an exception: then the engine has given the guest back. */
@@ -350,40 +340,6 @@ class Sending {
   #show(what: string): void {
     this.#progress.update(pc.dim(what));
     this.#progress.step(what);
-  }
-
-  // ── signals ───────────────────────────────────────────────────────────────────────────────────────────────
-
-  /** The first one has called the migration off already, if it could be (`CliContext.signal`). */
-  #interrupted(): void {
-    this.#interrupts += 1;
-    if (this.#leave !== undefined) {
-      this.#leave();
-    } else if (this.#handover?.state === 'unanswered') {
-      this.#interruptsUnanswered += 1;
-      if (this.#interruptsUnanswered === 1) {
-        this.#finishDrawing();
-        console.error(
-          `the commit was sent to ${this.#to} and not answered yet: it can't be called off from here.\n` +
-            `${adviceOf(this.#handover.passage)}\n` +
-            'Ctrl-C again gives the guest up here, wherever it may run.',
-        );
-      } else {
-        this.#abandon(this.#handover);
-      }
-    } else if (this.#interrupts > 1) {
-      process.exit(ExitCode.interrupted);
-    }
-  }
-
-  /** The operator has given the guest up; the process is not waited for, its threads would keep it. */
-  #abandon({ passage }: Handover): never {
-    this.#finishDrawing();
-    console.error(
-      `${passage.guest} is lost here, stopped as it was. The commit of migration ${passage.migration} was sent: it may run ` +
-        `at ${passage.to}; look there before you start it anew.`,
-    );
-    process.exit(ExitCode.unanswered);
   }
 }
 
