@@ -21,6 +21,7 @@ import { makeMachine } from '../../src/cli/linux/machine.js';
 import { Move, type MoveReport } from '../../src/cli/linux/move.js';
 import { startMachine } from '../../src/cli/linux/snapshot.js';
 import { parseEndpoint, parseWhole } from '../../src/cli/units.js';
+import { bufferOf } from '../../src/memory/byte-ops.js';
 import { MIB, PAGE_SIZE } from '../../src/memory/page.js';
 import { median, needMemory, printMachine, printTable, spread } from './figures.js';
 
@@ -80,8 +81,7 @@ async function runOnce(state: string, memoryBytes: number, hints: boolean): Prom
   const signal = new AbortController().signal;
   const machine = await makeMachine({ image: await image(), memoryBytes, role: 'boot' });
   const destination = new DestinationProcess(signal);
-  const bytes = readFileSync(state);
-  await machine.emulator.restore_state(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
+  await machine.emulator.restore_state(bufferOf(readFileSync(state)));
   machine.guest.resume();
   const left = new Counted(() => {});
   machine.console.onText((text) => left.take(text));

@@ -13,6 +13,7 @@ import {
   type VcpuStateValue,
   wantedOf,
 } from '../memory/control-buffer.js';
+import { epochMs } from '../memory/epoch.js';
 import type { GuestRuntime, VcpuRegisters } from './runtime.js';
 import { Throttle } from './throttle.js';
 
@@ -32,11 +33,6 @@ export function decodeRegisters(bytes: Uint8Array): VcpuRegisters {
     );
   }
   return parsed.registers;
-}
-
-/** Milliseconds since the epoch, comparable between threads. */
-export function epochMs(): number {
-  return performance.timeOrigin + performance.now();
 }
 
 /** {@link Vcpu.step}: the host has ended the vCPU. */

@@ -77,3 +77,10 @@ export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   }
   return true;
 }
+
+/** The bytes in a buffer of their own: Node's may be a part of a larger one. */
+export function bufferOf(bytes: Uint8Array): ArrayBuffer {
+  const buffer = new ArrayBuffer(bytes.length);
+  new Uint8Array(buffer).set(bytes);
+  return buffer;
+}

@@ -213,11 +213,7 @@ export class PrecopySource {
     this.#channel = channel;
     this.#options = options;
     this.#device = options.hints ? vm.device : undefined;
-    this.accounts = new PageAccounts(
-      vm.memory.layout,
-      undefined,
-      vm.leaveOut === undefined ? undefined : (word, bits, value) => vm.leaveOut?.(word, bits, value),
-    );
+    this.accounts = new PageAccounts(vm.memory.layout, undefined, vm.leaveOut?.bind(vm));
     this.#cursor = new SendCursor(
       this.accounts.send,
       this.accounts.claimed,

@@ -14,6 +14,15 @@ export function thisMachine(version: string): MachineReport {
   };
 }
 
+/** What every report says first: when it was made, by which command line, and where. `version` is lacuna's own. */
+export function reportHead({ version, command }: { readonly version: string; readonly command: string }): {
+  readonly createdAt: string;
+  readonly command: string;
+  readonly machine: MachineReport;
+} {
+  return { createdAt: new Date().toISOString(), command, machine: thisMachine(version) };
+}
+
 /** Memory that can still be taken without swapping: the kernel's own estimate, or a container's limit if lower. */
 export function availableMemory(): number {
   let bytes = freemem();

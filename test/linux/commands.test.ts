@@ -9,6 +9,9 @@ import { useTerminals } from '../support/terminals.js';
 const MEMORY = `${USUAL.memoryMiB}MiB`;
 /** util-linux's; without it there is no terminal to be had here. */
 const SCRIPT = spawnSync('script', ['--version']).status === 0;
+if (!SCRIPT) {
+  console.warn('\n*** NOT TESTED at a terminal: there is no `script` (util-linux). ***\n');
+}
 
 describe.skipIf(!LINUX)('lacuna with Linux, as it is used', () => {
   const terminals = useTerminals('lacuna-linux-');
@@ -48,17 +51,20 @@ describe.skipIf(!LINUX)('lacuna with Linux, as it is used', () => {
     },
   );
 
-  it('ends at the terminal’s Ctrl-] q with the guest, and leaves the other end waiting for another', async () => {
-    const { receiver, to } = await startReceive('--vmm', 'v86');
-    const sender = startIn({ tty: true }, 'send', '--vmm', 'v86', '--memory', MEMORY, '--to', to);
-    await sender.says(/Ctrl-\] q ends it[\s\S]*guest# /);
-    sender.type('\x1dq');
-    expect(await sender.ended).toBe(130);
-    expect(sender.text).toContain('It ends with this command');
-    await receiver.says(/discarded: linux-256m does not run here/);
-    receiver.signal('SIGINT');
-    expect(await receiver.ended).toBe(0);
-  });
+  it.skipIf(!SCRIPT)(
+    'ends at the terminal’s Ctrl-] q with the guest, and leaves the other end waiting for another',
+    async () => {
+      const { receiver, to } = await startReceive('--vmm', 'v86');
+      const sender = startIn({ tty: true }, 'send', '--vmm', 'v86', '--memory', MEMORY, '--to', to);
+      await sender.says(/Ctrl-\] q ends it[\s\S]*guest# /);
+      sender.type('\x1dq');
+      expect(await sender.ended).toBe(130);
+      expect(sender.text).toContain('It ends with this command');
+      await receiver.says(/discarded: linux-256m does not run here/);
+      receiver.signal('SIGINT');
+      expect(await receiver.ended).toBe(0);
+    },
+  );
 
   it('moves a guest that counts, and says what came of it', async () => {
     const demo = start('linux', '--memory', MEMORY, '--json', 'demo.json');

@@ -7,7 +7,7 @@ import { atomicMapper } from '../../memory/shared-words.js';
 import type { MigrationProgress } from '../../migration/migrate.js';
 import { formatMib, formatMs } from '../../report/format.js';
 import { htmlReport } from '../../report/html/render.js';
-import { availableMemory, thisMachine } from '../../report/machine.js';
+import { availableMemory, reportHead } from '../../report/machine.js';
 import type { BenchReport, BenchRun, RunReport, Shard } from '../../report/schema.js';
 import { isGood, isVerified, summarise, withMedianMaps, withoutMap } from '../../report/summary.js';
 import { sweepCharts } from '../../report/sweep.js';
@@ -141,9 +141,7 @@ function logRun(progress: Progress, label: string, run: RunReport): void {
 function finish(request: BenchRequest, plan: Plan, runs: readonly BenchRun[], interrupted: boolean): number {
   const report: BenchReport = {
     schema: 1,
-    createdAt: new Date().toISOString(),
-    command: request.command,
-    machine: thisMachine(request.version),
+    ...reportHead(request),
     plan: plan.report,
     sweep: plan.sweep,
     parts: [],

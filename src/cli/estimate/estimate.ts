@@ -2,7 +2,7 @@ import pc from 'picocolors';
 import { isLacunaError } from '../../errors.js';
 import type { FreeMemoryMode } from '../../guest/image.js';
 import { PAGE_SIZE } from '../../memory/page.js';
-import { thisMachine } from '../../report/machine.js';
+import { reportHead } from '../../report/machine.js';
 import { isGood } from '../../report/summary.js';
 import { ExitCode } from '../exit-code.js';
 import { makeProgress } from '../progress.js';
@@ -56,9 +56,7 @@ export async function estimate(request: EstimateRequest, signal: AbortSignal): P
         : { checks: await check({ image, predictions, link, runs: request.checks }, progress, signal) };
     report = {
       schema: 1,
-      createdAt: new Date().toISOString(),
-      command: request.command,
-      machine: thisMachine(request.version),
+      ...reportHead(request),
       source: {
         name: image.name,
         kind,

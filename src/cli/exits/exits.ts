@@ -5,7 +5,7 @@ import { MemoryPool, zeroMemory } from '../../memory/memory-pool.js';
 import { MIB } from '../../memory/page.js';
 import { RamLayout } from '../../memory/ram-layout.js';
 import { atomicMapper } from '../../memory/shared-words.js';
-import { availableMemory, thisMachine } from '../../report/machine.js';
+import { availableMemory, reportHead } from '../../report/machine.js';
 import { ThreadPool } from '../../vmm/threads.js';
 import { ExitCode } from '../exit-code.js';
 import { bar, makeProgress, type Progress } from '../progress.js';
@@ -64,9 +64,7 @@ export async function exits(request: ExitsRequest, signal: AbortSignal): Promise
   const report: ExitsReport = {
     schema: 1,
     kind: 'exits',
-    createdAt: new Date().toISOString(),
-    command: request.command,
-    machine: thisMachine(request.version),
+    ...reportHead(request),
     seed: request.seed,
     runs,
     breakEven: breakEvens(runs),

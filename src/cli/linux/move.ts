@@ -4,7 +4,7 @@ import type { ScanCounts } from '../../memory/compared-memory.js';
 import type { MigrationOptions } from '../../migration/options.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import { type MigrationReport, reportOf } from '../../migration/report.js';
-import { thisMachine } from '../../report/machine.js';
+import { reportHead } from '../../report/machine.js';
 import type { CompressionMode } from '../../transport/network/compression-policy.js';
 import { NETWORK_RUN_PAGES, type NetworkChannel } from '../../transport/network/network-channel.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
@@ -37,16 +37,12 @@ export interface MoveReport extends MigrationReport {
 }
 
 /** Writes a report of it, with what it was made with, to the file that was asked for. */
-export function writeMoveReport(
-  { json, version, command, memoryBytes, image }: MoveReportRequest,
-  migration: MoveReport,
-): void {
+export function writeMoveReport(request: MoveReportRequest, migration: MoveReport): void {
+  const { json, memoryBytes, image } = request;
   if (json !== undefined) {
     writeReport(json, {
       schema: 1,
-      createdAt: new Date().toISOString(),
-      command,
-      machine: thisMachine(version),
+      ...reportHead(request),
       guest: { memoryBytes, kernel: image.kernelVersion, cmdline: image.cmdline },
       migration,
     });

@@ -1,7 +1,7 @@
 import pc from 'picocolors';
 import { publishRefusal } from '../../diagnostics.js';
 import { formatMib } from '../../report/format.js';
-import { thisMachine } from '../../report/machine.js';
+import { reportHead } from '../../report/machine.js';
 import type {
   ListenerEvent,
   MigrationOffer,
@@ -203,13 +203,11 @@ class LinuxReception {
   }
 
   #write(): void {
-    const { json, version, command } = this.#request;
+    const { json } = this.#request;
     if (json !== undefined) {
       writeReport(json, {
         schema: 1,
-        createdAt: new Date().toISOString(),
-        command,
-        machine: thisMachine(version),
+        ...reportHead(this.#request),
         guests: [...this.#reports.values()],
       });
     }

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { constants, gunzip, gzip } from 'node:zlib';
 import { messageOf } from '../../errors.js';
+import { bufferOf } from '../../memory/byte-ops.js';
 import { cacheFolder, replaceFile } from './image/file-store.js';
 import type { Log } from './image/guest-files.js';
 import { type LinuxMachine, type MachineOptions, makeMachine, v86Version } from './machine.js';
@@ -68,9 +69,7 @@ async function restored(machine: LinuxMachine, file: string): Promise<boolean> {
   if (state === undefined) {
     return false;
   }
-  const buffer = new ArrayBuffer(state.length);
-  new Uint8Array(buffer).set(state);
-  await machine.emulator.restore_state(buffer);
+  await machine.emulator.restore_state(bufferOf(state));
   return true;
 }
 

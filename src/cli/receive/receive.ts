@@ -3,7 +3,7 @@ import { publishRefusal } from '../../diagnostics.js';
 import type { GuestTrace } from '../../guest/trace.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
 import { formatMib } from '../../report/format.js';
-import { availableMemory, thisMachine } from '../../report/machine.js';
+import { availableMemory, reportHead } from '../../report/machine.js';
 import type { ListenerEvent } from '../../transport/network/incoming-migration.js';
 import type { MigrationListener } from '../../transport/network/migration-listener.js';
 import type { TlsSettings } from '../../transport/network/tls.js';
@@ -217,13 +217,11 @@ class Reception {
   }
 
   #write(): void {
-    const { json, version, command } = this.#request;
+    const { json } = this.#request;
     if (json !== undefined) {
       writeReport(json, {
         schema: 1,
-        createdAt: new Date().toISOString(),
-        command,
-        machine: thisMachine(version),
+        ...reportHead(this.#request),
         guests: [...this.#guests.values()].map((incoming) => incoming.report()),
       });
     }

@@ -8,7 +8,7 @@ import { atomicMapper } from '../../memory/shared-words.js';
 import type { MigrationOptions } from '../../migration/options.js';
 import type { MigrationEvent, PrecopySource } from '../../migration/precopy.js';
 import { formatMib, formatMs } from '../../report/format.js';
-import { availableMemory, thisMachine } from '../../report/machine.js';
+import { availableMemory, reportHead } from '../../report/machine.js';
 import type { BenchReport, BenchRun, RunReport } from '../../report/schema.js';
 import { summarise } from '../../report/summary.js';
 import type { CompressionMode } from '../../transport/network/compression-policy.js';
@@ -235,7 +235,7 @@ class Sending {
   // ── how it ends ───────────────────────────────────────────────────────────────────────────────────────────
 
   #report(run: ReturnType<typeof describeRun>, { report }: Measured, selfCheck: SelfCheckWord): void {
-    const { json, html, version, command } = this.#request;
+    const { json, html } = this.#request;
     this.#finishDrawing();
     const verified: RunReport['verified'] = {
       pagesCompared: 0,
@@ -248,9 +248,7 @@ class Sending {
     const runs: BenchRun[] = [{ ...run, ...report, verified, point }];
     const whole: BenchReport = {
       schema: 1,
-      createdAt: new Date().toISOString(),
-      command,
-      machine: thisMachine(version),
+      ...reportHead(this.#request),
       plan: planOf({
         guests: [image],
         baselines: [baseline],

@@ -113,7 +113,15 @@ export function parseStressReport(json: unknown): StressReport {
 /** What a report says that the tally does not know. */
 export type ReportParts = Pick<
   StressReport,
-  'command' | 'machine' | 'seed' | 'transport' | 'faults' | 'durationMs' | 'interrupted' | 'failures'
+  | 'createdAt'
+  | 'command'
+  | 'machine'
+  | 'seed'
+  | 'transport'
+  | 'faults'
+  | 'durationMs'
+  | 'interrupted'
+  | 'failures'
 >;
 
 /** The report of a run. Throws if it is not what the schema says: then lacuna is wrong. */
@@ -121,7 +129,6 @@ export function reportOf(tally: Tally, parts: ReportParts): StressReport {
   return parseStressReport({
     schema: 1,
     kind: 'stress',
-    createdAt: new Date().toISOString(),
     ...parts,
     cases: tally.cases,
     skippedCases: tally.skippedCases,

@@ -2,7 +2,7 @@ import pc from 'picocolors';
 import { isLacunaError, messageOf } from '../../errors.js';
 import { MemoryPool } from '../../memory/memory-pool.js';
 import { formatMs } from '../../report/format.js';
-import { availableMemory, thisMachine } from '../../report/machine.js';
+import { availableMemory, reportHead } from '../../report/machine.js';
 import { ThreadPool } from '../../vmm/threads.js';
 import { Verifier } from '../../vmm/verifier.js';
 import { ExitCode } from '../exit-code.js';
@@ -283,8 +283,7 @@ export function reproduction(
 function finish(request: StressRequest, run: StressRun, interrupted: boolean): number {
   const { tally, failures, durationMs } = run;
   const report = reportOf(tally, {
-    command: request.command,
-    machine: thisMachine(request.version),
+    ...reportHead(request),
     seed: request.seed,
     transport: request.transport,
     faults: request.faults,

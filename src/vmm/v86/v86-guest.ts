@@ -6,6 +6,7 @@ import { asLacunaError, LacunaError, messageOf } from '../../errors.js';
 import { ComparedMemory, type ScanCounts } from '../../memory/compared-memory.js';
 import { EventWord } from '../../memory/control-buffer.js';
 import type { DirtySink, WriteLog } from '../../memory/dirty-log.js';
+import { epochMs } from '../../memory/epoch.js';
 import { BorrowedGuestMemory, type GuestMemory, SharedGuestMemory } from '../../memory/guest-memory.js';
 import { PAGE_SIZE, PAGES_PER_WORD } from '../../memory/page.js';
 import { PageBitmap } from '../../memory/page-bitmap.js';
@@ -230,7 +231,7 @@ export class V86Guest implements SourceVm, DestinationVm {
       throw this.failure;
     }
     this.#machine.run();
-    return timeOfDay();
+    return epochMs();
   }
 
   // ── what a host can do besides ────────────────────────────────────────────────────────────────────────────
@@ -420,7 +421,7 @@ export class V86Guest implements SourceVm, DestinationVm {
   }
 
   #stopped(): void {
-    this.stoppedAt = timeOfDay();
+    this.stoppedAt = epochMs();
     this.event.ring();
   }
 }
@@ -444,9 +445,4 @@ class SavedDevice implements V86Device {
   set_state(saved: unknown[]): void {
     this.#restore(saved);
   }
-}
-
-/** ms since the epoch. */
-function timeOfDay(): number {
-  return performance.timeOrigin + performance.now();
 }

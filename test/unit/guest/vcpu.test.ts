@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { GuestRuntime } from '../../../src/guest/runtime.js';
-import { decodeRegisters, encodeRegisters, epochMs, runVcpu } from '../../../src/guest/vcpu.js';
+import { decodeRegisters, encodeRegisters, runVcpu } from '../../../src/guest/vcpu.js';
 import {
   CHECK_BAD_PAGES,
   CHECK_BAD_PFN,
@@ -15,6 +15,7 @@ import {
   VcpuState,
   wantedOf,
 } from '../../../src/memory/control-buffer.js';
+import { epochMs } from '../../../src/memory/epoch.js';
 import { atomicMapper, type SharedWords, type WordMapper } from '../../../src/memory/shared-words.js';
 import { bootGuest, makeControl, moveGuest } from './booted.js';
 

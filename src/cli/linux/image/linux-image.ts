@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { LacunaError, messageOf } from '../../../errors.js';
+import { bufferOf } from '../../../memory/byte-ops.js';
 import { DEBIAN_RECIPE, fetchFromDebian, toolRunner } from './debian.js';
 import { cacheFolder, FileStore, hashOf } from './file-store.js';
 import {
@@ -226,11 +227,4 @@ function imageParts({ packages, files }: GuestFiles): Record<ImagePart, Part> {
     bios: { bytes: file(GUEST_FILE.bios), origin: bios },
     vgaBios: { bytes: file(GUEST_FILE.vgaBios), origin: bios },
   };
-}
-
-/** A buffer of its own: Node's may be a part of a larger one. */
-function bufferOf(bytes: Uint8Array): ArrayBuffer {
-  const buffer = new ArrayBuffer(bytes.length);
-  new Uint8Array(buffer).set(bytes);
-  return buffer;
 }

@@ -1,0 +1,4 @@
+/** Milliseconds since the epoch, comparable between threads. */
+export function epochMs(): number {
+  return performance.timeOrigin + performance.now();
+}
