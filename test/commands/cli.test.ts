@@ -21,6 +21,11 @@ function lacuna(args: string[], onStderr?: CliOptions['onStderr']): Promise<CliR
   return runCli(folder, args, { onStderr });
 }
 
+/** In this process: what is to be seen is in the report. */
+function here(args: readonly string[]): Promise<CliResult> {
+  return runHere(folder, args);
+}
+
 function readReport(name = 'report.json'): BenchReport {
   return JSON.parse(readFileSync(join(folder, name), 'utf8')) as BenchReport;
 }
@@ -74,7 +79,7 @@ it('says nothing but the table when it is told to be quiet', async () => {
 });
 
 it('measures a guest that holds and zeroes what it reports, with the old data back in its free memory', async () => {
-  const { code, stdout } = await lacuna([
+  const { code, stdout } = await here([
     ...[...SMALL, '--report-mode', 'hold', '--init-on-alloc', '--free-memory', 'data'],
     ...['--baseline', 'zero,hints', '--schedule', 'wait'],
   ]);
@@ -88,7 +93,7 @@ it('measures a guest that holds and zeroes what it reports, with the old data ba
 });
 
 it('measures a guest that poisons what it frees', async () => {
-  const { code, stdout } = await lacuna([...SMALL, '--page-poison', '0xaa', '--baseline', 'zero,both']);
+  const { code, stdout } = await here([...SMALL, '--page-poison', '0xaa', '--baseline', 'zero,both']);
   expect(code).toBe(0);
   expect(stdout).toContain('0xaaaaaaaa');
   const [zero, both] = readReport().runs;
@@ -100,7 +105,7 @@ it('measures a guest that poisons what it frees', async () => {
 
 it('measures a guest that speaks VIRTIO’s dialect, and says so', async () => {
   const args = [...SMALL, '--dialect', 'virtio', '--report-mode', 'hold', '--baseline', 'none,hints'];
-  const { code, stdout } = await lacuna([...args, '--schedule', 'wait']);
+  const { code, stdout } = await here([...args, '--schedule', 'wait']);
   expect(code).toBe(0);
   expect(stdout).toContain("the guest's balloon driver speaks the dialect virtio");
   const [none, hints] = readReport().runs;
@@ -110,7 +115,7 @@ it('measures a guest that speaks VIRTIO’s dialect, and says so', async () => {
   expect(hints!.exits.byFeature.shared).toEqual({ configReads: 0, configWrites: 0, kicks: 0 });
   expect(hints!.exits.byFeature.reporting.configReads).toBeGreaterThan(0);
   expect(hints!.verified).toMatchObject({ pagesDifferent: 0, guestSelfCheck: 'passed' });
-  expect((await lacuna(['report', 'show', 'report.json'])).code).toBe(0);
+  expect((await here(['report', 'show', 'report.json'])).code).toBe(0);
 });
 
 it.each([
@@ -133,7 +138,7 @@ it.each([
   [['bench', '--no-such-option'], /unknown option/],
   [['no-such-command'], /unknown command/],
 ])('wrong usage %j ends with exit code 2 and says what to do', async (args, message) => {
-  const { code, stdout, stderr } = await runHere(folder, args);
+  const { code, stdout, stderr } = await here(args);
   expect(stderr).toMatch(message);
   expect(stdout).toBe('');
   expect(code).toBe(2);
@@ -165,7 +170,7 @@ it.each([
   const capture = join(folder, 'capture');
   cpSync(BUILD_2G, capture, { recursive: true });
   damage(capture);
-  const { code, stderr } = await runHere(folder, ['bench', '--guest', './capture']);
+  const { code, stderr } = await here(['bench', '--guest', './capture']);
   expect(stderr).toMatch(message);
   expect(code).toBe(2);
 });
@@ -177,7 +182,7 @@ it('replays a trace of a folder, and says in the report where in it the guest wa
   writeFileSync(join(trace, 'meta.json'), JSON.stringify(meta));
   writeFileSync(join(trace, 'trace.bin.gz'), gzipSync(records));
   const args = ['bench', '--guest', './trace', '--at', '1.5', '--trace-speed', '2', '--runs', '1'];
-  const { code, stderr } = await lacuna([...args, '--baseline', 'both', '--free-memory', 'data']);
+  const { code, stderr } = await here([...args, '--baseline', 'both', '--free-memory', 'data']);
   expect(stderr).toContain('verified');
   expect(code).toBe(0);
   const [run] = readReport().runs;
@@ -192,7 +197,7 @@ it('replays a trace of a folder, and says in the report where in it the guest wa
   expect(run!.guestWork.askedPagesPerSecond).toBeGreaterThan(0);
   // A guest that has come to the end of its trace halts, and is a guest like any other.
   const last = meta.samples.at(-1)!.tMs;
-  const end = await lacuna([
+  const end = await here([
     ...args.slice(0, 3),
     '--at',
     String(last / 1000),
@@ -226,7 +231,7 @@ it.each([
   const trace = join(folder, 'trace');
   cpSync(resolve('bench/guests/trace-build-2g'), trace, { recursive: true });
   damage(trace);
-  const { code, stderr } = await runHere(folder, ['bench', '--guest', './trace']);
+  const { code, stderr } = await here(['bench', '--guest', './trace']);
   expect(stderr).toMatch(message);
   expect(code).toBe(2);
 });
@@ -245,7 +250,7 @@ it.each(['tcp', 'tls'])(
       '--transport',
       transport,
     ];
-    const { code, stdout, stderr } = await lacuna([...args, '--link', 'unlimited', '--free-memory', 'data']);
+    const { code, stdout, stderr } = await here([...args, '--link', 'unlimited', '--free-memory', 'data']);
     expect(stderr).toMatch(/1\/1 synthetic-16m both: completed in .*, verified/);
     expect(code).toBe(0);
     expect(stdout).toContain(`over ${transport} to another process`);
@@ -266,7 +271,7 @@ it.each(['tcp', 'tls'])(
 
 it('a guest whose memory is not all there is for this process alone', async () => {
   const args = ['bench', '--guest', 'build-2g', '--grow-to', '4GiB', '--transport', 'tcp', '--runs', '1'];
-  const { code, stderr } = await runHere(folder, args);
+  const { code, stderr } = await here(args);
   expect(stderr).toMatch(/use --transport memory/);
   expect(code).toBe(2);
 });
@@ -288,7 +293,7 @@ it('SIGINT calls the migration off: exit code 130, and the runs so far in the re
 });
 
 it('helps, with examples and exit codes', async () => {
-  const { code, stdout } = await lacuna(['bench', '--help']);
+  const { code, stdout } = await here(['bench', '--help']);
   expect(code).toBe(0);
   expect(stdout).toContain('Examples:');
   expect(stdout).toContain('130 interrupted');

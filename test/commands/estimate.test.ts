@@ -16,7 +16,8 @@ afterEach(() => {
 });
 
 function lacuna(args: string[], input?: Uint8Array): Promise<CliResult> {
-  return runCli(folder, args, { input });
+  // In this process, but for what comes by its standard input.
+  return input === undefined ? runHere(folder, args) : runCli(folder, args, { input });
 }
 
 function readReport(name: string): EstimateReport {

@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { BenchReport } from '../../dist/src/index.js';
-import { CLI, type CliOptions, type CliResult, runCli, runHere, runProcess } from '../support/cli.js';
+import { type CliResult, runHere, runProcess } from '../support/cli.js';
 import { planRequest, reportFor } from '../support/reports.js';
 
 /** Generous: a slow machine fails nothing here. */
@@ -26,8 +26,9 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-function lacuna(args: readonly string[], onStderr?: CliOptions['onStderr']): Promise<CliResult> {
-  return runCli(folder, args, { onStderr });
+/** In this process: what is to be seen is in the reports. */
+function lacuna(args: readonly string[]): Promise<CliResult> {
+  return runHere(folder, args);
 }
 
 function readReport(name: string): BenchReport {
@@ -168,7 +169,7 @@ it.each([
   [['--shard', '0/4'], /from 1: 1\/4/],
   [['--shard', '5/4'], /from 1: 1\/4/],
 ])('wrong usage of bench %j ends with exit code 2 and says what to do', async (args, message) => {
-  const { code, stdout, stderr } = await runHere(folder, ['bench', ...args, '--dry-run']);
+  const { code, stdout, stderr } = await lacuna(['bench', ...args, '--dry-run']);
   expect(stderr).toMatch(message);
   expect(stdout).toBe('');
   expect(code).toBe(2);
@@ -203,7 +204,7 @@ describe('lacuna report', () => {
     [['show', 'cut.json'], /cut\.json is no report/],
     [['mend'], /unknown command/],
   ])('wrong usage %j ends with exit code 2 and says what to do', async (args, message) => {
-    const { code, stderr } = await runHere(folder, ['report', ...args]);
+    const { code, stderr } = await lacuna(['report', ...args]);
     expect(stderr).toMatch(message);
     expect(code).toBe(2);
   });
@@ -262,17 +263,23 @@ describe('the examples', () => {
     return { bench: bench[0]!, merge: merge[0]! };
   }
 
-  /** Runs a command in a shell whose `lacuna` is this one. */
+  /** Runs a command in a shell where `lacuna` says what it was called with. */
   function inShell(command: string, env: Record<string, string>): Promise<CliResult> {
-    const shim = join(folder, 'bin', 'lacuna');
     return runProcess('bash', ['-c', command], folder, {
-      env: { PATH: `${join(shim, '..')}:${process.env['PATH'] ?? ''}`, ...env },
+      env: { PATH: `${join(folder, 'bin')}:${process.env['PATH'] ?? ''}`, ...env },
     });
+  }
+
+  /** What a shell makes of a command that calls lacuna. */
+  async function argumentsOf(command: string, env: Record<string, string>): Promise<string[]> {
+    const { code, stdout, stderr } = await inShell(command, env);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    return stdout.split('\n').slice(0, -1);
   }
 
   beforeEach(() => {
     mkdirSync(join(folder, 'bin'));
-    writeFileSync(join(folder, 'bin', 'lacuna'), `#!/bin/sh\nexec "${process.execPath}" "${CLI}" "$@"\n`);
+    writeFileSync(join(folder, 'bin', 'lacuna'), '#!/bin/sh\nprintf "%s\\n" "$@"\n');
     chmodSync(join(folder, 'bin', 'lacuna'), 0o755);
   });
 
@@ -287,7 +294,8 @@ describe('the examples', () => {
       const files: string[] = [];
       for (const shard of SHARDS) {
         const { bench } = commandsIn(name, shard);
-        const { code, stdout, stderr } = await inShell(`${bench} --dry-run`, MANIFESTS[name]!(shard));
+        const args = await argumentsOf(bench, MANIFESTS[name]!(shard));
+        const { code, stdout, stderr } = await lacuna([...args, '--dry-run']);
         expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
         const [, own, ofShard, all] = /plan: (\d+) runs in .*; shard (\d)\/4 of (\d+) runs/.exec(stdout)!;
         expect(Number(ofShard)).toBe(shard);
@@ -296,15 +304,13 @@ describe('the examples', () => {
           expect(planned).toBe(Number(all));
         }
         // What the shard would have written, under the name that it would have had.
-        const written = (
-          await inShell(`set -- ${bench}; echo "\${@: -1}"`, MANIFESTS[name]!(shard))
-        ).stdout.trim();
+        const written = args.at(-1)!;
         files.push(written);
         const asked = planRequest({ sweep: 'min-order', values: ['0', '9'], guestCount: 3 });
         writeFileSync(join(folder, written), JSON.stringify(reportFor(asked, { index: shard, count: 4 })));
       }
       expect(new Set(files).size).toBe(SHARDS.length);
-      const merged = await inShell(commandsIn(name, 1).merge, {});
+      const merged = await lacuna(await argumentsOf(commandsIn(name, 1).merge, {}));
       expect(merged).toMatchObject({ code: 0, stderr: '' });
       expect(readReport('report.json').parts).toHaveLength(SHARDS.length);
       expect(existsSync(join(folder, 'min-order.svg'))).toBe(true);
