@@ -5,7 +5,10 @@ import { WriteOracle } from '../src/memory/write-oracle.js';
 import { type Comparison, comparePages } from '../src/migration/verify.js';
 import type { CompareTask } from '../src/vmm/verifier.js';
 
-export default function compare(task: CompareTask): Comparison {
+export default function compare(task: CompareTask | undefined): Comparison | undefined {
+  if (task === undefined) {
+    return undefined;
+  }
   const layout = new RamLayout(task.blocks);
   const oracle =
     task.oracle === undefined ? undefined : new WriteOracle(atomicMapper, task.oracle, layout.pfnSpan);

@@ -7,13 +7,13 @@ const shared = workerData as CompressorThreadData;
 const slots = new CompressionSlots(shared.slots);
 const gate = new CompressionGate(shared.gate);
 
-export default function compress({ slot, runCount }: CompressTask): number {
-  if (!gate.enter()) {
+export default function compress(task: CompressTask | undefined): number {
+  if (task === undefined || !gate.enter()) {
     return 0; // nobody waits for it
   }
   try {
     const from = performance.now();
-    slots.compress(slot, runCount);
+    slots.compress(task.slot, task.runCount);
     return performance.now() - from;
   } finally {
     gate.leave();

@@ -8,7 +8,10 @@ import type { Comparison } from '../src/migration/verify.js';
 import type { DigestTask } from '../src/vmm/page-digester.js';
 
 /** Makes digests, or compares pages with those that there are. */
-export default function digest(task: DigestTask): Comparison | undefined {
+export default function digest(task: DigestTask | undefined): Comparison | undefined {
+  if (task === undefined) {
+    return undefined;
+  }
   const { buffers, pfn, pageCount, compare } = task;
   const layout = new RamLayout(task.blocks);
   const memory = new SharedGuestMemory(layout, buffers);

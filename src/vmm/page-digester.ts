@@ -4,6 +4,7 @@ import type { SharedGuestMemory } from '../memory/guest-memory.js';
 import type { RamBlock } from '../memory/ram-layout.js';
 import { DIGEST_BYTES } from '../migration/page-digests.js';
 import type { Comparison } from '../migration/verify.js';
+import { endPool } from '../transport/end-pool.js';
 import { TASK_PAGES, type Verification, verificationOf } from './verifier.js';
 import type { WorkerGuest } from './worker-guest.js';
 
@@ -26,10 +27,10 @@ export interface DigestTask {
  * from they are compared. In a pool of threads, as there.
  */
 export class PageDigester {
-  readonly #pool: Piscina<DigestTask, Comparison | undefined>;
+  readonly #pool: Piscina<DigestTask | undefined, Comparison | undefined>;
 
   constructor() {
-    this.#pool = new Piscina<DigestTask, Comparison | undefined>({
+    this.#pool = new Piscina<DigestTask | undefined, Comparison | undefined>({
       filename: new URL('../../workers/digest.js', import.meta.url).href,
       minThreads: 1,
       maxThreads: 2,
@@ -68,7 +69,7 @@ export class PageDigester {
 
   /** Ends its threads. */
   async close(): Promise<void> {
-    await this.#pool.close();
+    await endPool(this.#pool);
   }
 
   #run(

@@ -1,6 +1,7 @@
 import { Piscina } from 'piscina';
 import type { RamBlock } from '../memory/ram-layout.js';
 import type { Comparison } from '../migration/verify.js';
+import { endPool } from '../transport/end-pool.js';
 import type { WorkerGuest } from './worker-guest.js';
 
 /** What a verification found. */
@@ -37,10 +38,10 @@ export const TASK_PAGES = 16_384;
  * is for. (The guest and the destination are single long-lived threads instead.)
  */
 export class Verifier {
-  readonly #pool: Piscina<CompareTask, Comparison>;
+  readonly #pool: Piscina<CompareTask | undefined, Comparison>;
 
   constructor() {
-    this.#pool = new Piscina<CompareTask, Comparison>({
+    this.#pool = new Piscina<CompareTask | undefined, Comparison>({
       filename: new URL('../../workers/compare.js', import.meta.url).href,
       minThreads: 1,
       maxThreads: 2,
@@ -72,7 +73,7 @@ export class Verifier {
 
   /** Ends its threads. */
   async close(): Promise<void> {
-    await this.#pool.close();
+    await endPool(this.#pool);
   }
 }
 

@@ -4,6 +4,8 @@ import { inflateRun } from '../../dist/src/transport/network/compressed-run.js';
 import { type CompressedBatch, Compressor } from '../../dist/src/transport/network/compressor.js';
 import { PAGE_SIZE } from '../../src/memory/page.js';
 import { SLOT_PAGES } from '../../src/transport/network/compression-slots.js';
+import { runProcess } from '../support/cli.js';
+import { LONG } from '../support/long.js';
 
 /*
  * The real pool of threads. What is asserted holds however fast or slow a machine is.
@@ -238,4 +240,15 @@ it('a thread that fails hands its runs back, to go raw, and no more are taken', 
   } finally {
     await compressor.close();
   }
+});
+
+it('closed at any moment, ends its threads and not the process', async () => {
+  const times = LONG ? '3000' : '20'; // once in some 700 times it did
+  const { stdout, code } = await runProcess(
+    process.execPath,
+    ['test/support/close-compressors.mjs', times],
+    process.cwd(),
+  );
+  expect(stdout).toBe(`${times} closed\n`);
+  expect(code).toBe(0);
 });

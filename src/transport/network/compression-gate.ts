@@ -5,9 +5,8 @@ const INSIDE = 1;
 const WORDS = 2;
 
 /**
- * Who may end a thread that compresses, and when. One that is ended while it makes one of zlib's streams takes the process
- * with it, guest and all: Node frees what was not initialised yet ("close before init"). So threads pass here before they
- * compress and after it, and none is ended while one is inside.
+ * Where threads pass before they compress and after it: once it is closed they don't, so that a compressor that is closed
+ * does not wait for all that it was given.
  */
 export class CompressionGate {
   readonly buffer: SharedArrayBuffer;
@@ -25,7 +24,7 @@ export class CompressionGate {
 
   /** False: nothing is to be compressed any more. If not, {@link leave} has to follow. */
   enter(): boolean {
-    // In this order, and `close` in the opposite one: either this end sees that it is closed, or the other that it is busy.
+    // In this order: whoever has closed it and finds nobody inside knows that nobody will be.
     this.#words.add(INSIDE, 1);
     if (this.#words.load(CLOSED) !== 0) {
       this.leave();

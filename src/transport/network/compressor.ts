@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import { LacunaError, messageOf } from '../../errors.js';
 import { PAGE_SIZE } from '../../memory/page.js';
+import { endPool } from '../end-pool.js';
 import { CompressionGate } from './compression-gate.js';
 import {
   type CompressedRun,
@@ -32,8 +33,6 @@ export interface CompressedBatch {
 }
 
 const NO_SLOT = -1;
-/** How often it is looked whether a thread is through with what it has in hand. */
-const LOOK_MS = 1;
 /** More threads than this are of no use to a link that compression is worth anything for. */
 const MOST_THREADS = 4;
 
@@ -57,7 +56,7 @@ export function compressorThreads(): number {
 export class Compressor {
   readonly slots: CompressionSlots;
   readonly threads: number;
-  readonly #pool: Piscina<CompressTask, number>;
+  readonly #pool: Piscina<CompressTask | undefined, number>;
   readonly #gate = new CompressionGate();
   readonly #onDone: (batch: CompressedBatch) => void;
   readonly #free: number[];
@@ -81,7 +80,7 @@ export class Compressor {
     this.#free = Array.from({ length: slots }, (_, slot) => slot);
     this.#onDone = onDone;
     const workerData: CompressorThreadData = { slots: this.slots.buffer, gate: this.#gate.buffer };
-    this.#pool = new Piscina<CompressTask, number>({
+    this.#pool = new Piscina<CompressTask | undefined, number>({
       filename: new URL('../../../workers/compress.js', import.meta.url).href,
       minThreads: threads,
       maxThreads: threads,
@@ -143,13 +142,7 @@ export class Compressor {
   async close(): Promise<void> {
     this.#closed = true;
     this.#gate.close();
-    // One that has died never leaves, but then it has no task either.
-    while (this.#gate.isBusy && this.#tasks > 0) {
-      await new Promise((resolve) => {
-        setTimeout(resolve, LOOK_MS);
-      });
-    }
-    await this.#pool.destroy();
+    await endPool(this.#pool);
   }
 
   #postIfDue(): void {
@@ -166,10 +159,10 @@ export class Compressor {
     this.#filling.pageCount = 0;
     this.#tasks += 1;
     const done = (busyMs: number, asRaw: boolean): void => {
-      this.#tasks -= 1;
       if (this.#closed) {
         return;
       }
+      this.#tasks -= 1;
       this.#pendingPages -= pageCount;
       const runs = this.slots.runs(slot, runCount);
       this.#postIfDue();
