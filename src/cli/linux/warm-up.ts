@@ -28,7 +28,9 @@ export async function warmUp(image: LinuxImage, signal: AbortSignal): Promise<vo
       await delay(LOOK_MS);
     }
     machine.guest.requestPause();
-    machine.guest.loadDeviceState(machine.guest.saveDeviceState());
+    if (machine.guest.failure === undefined) {
+      machine.guest.loadDeviceState(machine.guest.saveDeviceState());
+    }
   } finally {
     await machine.close();
   }
