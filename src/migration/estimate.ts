@@ -49,7 +49,7 @@ const REPORT_A_MIPFN = 2.8;
 const HINTED_A_MIPAGE = 10;
 /** Claim, header, call: 2.6 µs a frame with the guest's report beside it (docs/BENCHMARKS.md). */
 const FRAME = 0.0026;
-/** A page that shows by a byte or two that it is not zero: 40 ns. */
+/** To look whether a page is zero: 40 ns where a byte or two show that it is not, and as much beside the scan where it is. */
 const LOOK = 0.00004;
 /** From the first round's end to the last one's: 2–5 ms with 2 GiB, 6–17 ms with 8 GiB. */
 const LAST_SYNC = 1.5;
@@ -76,7 +76,8 @@ export const MOST_MODELLED_BYTES_PER_SECOND = 3e9;
  *     begin   sync                                   SYNC × span
  *             until the first hint (with hints)      REPORT + REPORT × span + HINTED × hinted pages
  *     frame   wait until the link takes it           bytes / rate, but for the few ms that the link's queue holds
- *             then                                   FRAME + data pages × LOOK + zero pages × 4096 / zero scan rate
+ *             then                                   FRAME, and with zero detection
+ *                                                    pages × LOOK + zero pages × 4096 / zero scan rate
  *     end     the last sync, the guest stops         LAST_SYNC + LAST_SYNC × span
  *             what it has written meanwhile          a frame
  *             all of it has passed the link; the guest starts   START
@@ -98,7 +99,7 @@ export function estimateMigration(map: WordMapper, input: EstimateInput): Migrat
   if (reported !== undefined) {
     clock.now += REPORT + REPORT_A_MIPFN * spanMi + (HINTED_A_MIPAGE * skippedPages) / 2 ** 20;
   }
-  const zeroPageMs = (PAGE_SIZE / input.zeroScanBytesPerSecond) * 1000;
+  const zeroPageMs = (PAGE_SIZE / input.zeroScanBytesPerSecond) * 1000 + LOOK;
   const mostPages = clock.longestRun(maxRunPages);
   const lookMs = zero === undefined ? 0 : LOOK;
   const run: PageRun = { pfn: 0, pageCount: 0 };
