@@ -80,7 +80,5 @@ export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
 
 /** The bytes in a buffer of their own: Node's may be a part of a larger one. */
 export function bufferOf(bytes: Uint8Array): ArrayBuffer {
-  const buffer = new ArrayBuffer(bytes.length);
-  new Uint8Array(buffer).set(bytes);
-  return buffer;
+  return new Uint8Array(bytes).buffer;
 }

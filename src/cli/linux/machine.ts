@@ -56,8 +56,9 @@ export async function makeMachine(options: MachineOptions): Promise<LinuxMachine
     );
   }
   const V86 = await loadV86();
+  const module = await processor(); // what is wrong with it is told here, and not in the midst of v86
   const emulator = new V86({
-    wasm_fn: async (imports: object) => (await WebAssembly.instantiate(await processor(), imports)).exports,
+    wasm_fn: async (imports: object) => (await WebAssembly.instantiate(module, imports)).exports,
     memory_size: memoryBytes,
     vga_memory_size: VGA_MEMORY_BYTES,
     virtio_balloon: true,
