@@ -16,7 +16,8 @@ export interface Deadline {
 /** What the guest's shell says when it waits for a command. */
 export const PROMPT = 'guest# ';
 
-const DEFAULT_DEADLINE_MS = 120_000;
+/** For a guest to answer, on a busy machine. */
+export const GUEST_DEADLINE_MS = 120_000;
 const ETX = '\x03';
 /** So much of what the guest said last stands in the message of a deadline. */
 const MOST_SHOWN = 400;
@@ -97,10 +98,7 @@ export class GuestConsole {
    * Waits until the guest has printed `pattern`, and takes all text up to its end. One at a time.
    * Rejects with GUEST_FAILED if it has not by the deadline; the text stays unread then.
    */
-  async expect(
-    pattern: string | RegExp,
-    { deadlineMs = DEFAULT_DEADLINE_MS }: Deadline = {},
-  ): Promise<string> {
+  async expect(pattern: string | RegExp, { deadlineMs = GUEST_DEADLINE_MS }: Deadline = {}): Promise<string> {
     if (this.#expectation !== undefined) {
       throw new LacunaError(
         'ILLEGAL_STATE',

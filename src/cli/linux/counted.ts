@@ -1,4 +1,5 @@
 import { LacunaError } from '../../errors.js';
+import { GUEST_DEADLINE_MS } from './console.js';
 
 /** What the guest's `counter` prints. */
 const COUNT = /counter (\d+) uptime ([\d.]+)/;
@@ -73,5 +74,3 @@ export class Counted {
     });
   }
 }
-
-const GUEST_DEADLINE_MS = 120_000;

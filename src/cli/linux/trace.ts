@@ -11,6 +11,7 @@ import { LoopbackChannel } from '../../transport/loopback.js';
 import type { BalloonTraceEntry } from '../../vmm/v86/balloon-trace.js';
 import { ExitCode } from '../exit-code.js';
 import { checkWritable, writeReport } from '../report-file.js';
+import { GUEST_DEADLINE_MS } from './console.js';
 import type { LinuxImage } from './image/linux-image.js';
 import { makeMachine } from './machine.js';
 import { startMachine } from './snapshot.js';
@@ -35,8 +36,6 @@ type Line = { readonly side: Side; readonly ms: number } & (
 
 /** Ranges that are shown at either end of a session. */
 const RANGES_SHOWN = 3;
-/** For the guest to answer, on a busy machine. */
-const GUEST_DEADLINE_MS = 120_000;
 
 /**
  * Moves Linux within this process, and shows every register access, kick and ring entry of its balloon on the way. Returns
@@ -88,7 +87,7 @@ export async function traceSession(request: TraceRequest): Promise<number> {
       await Promise.race([sawDone, silence()]); // its driver is told to give back what it holds
     }
     there.console.send('memfree\n');
-    await there.console.expect(/MemFree \d+ kB/, { deadlineMs: GUEST_DEADLINE_MS });
+    await there.console.expect(/MemFree \d+ kB/);
     console.log(render(lines, request.all));
     console.log(
       `${accounts.hints.applied} pages (${formatMib(accounts.hints.applied * PAGE_SIZE)} MiB of ` +
